@@ -1,0 +1,22 @@
+//! The vocabulary of the Weft mesh: identities, documents and what they mean.
+//!
+//! - [`identity`] reads and makes SPIFFE IDs.
+//! - [`names`] holds names and labels in Kubernetes' syntax.
+//! - [`model`] is what the documents of a mesh mean, with nothing invalid in it.
+//! - [`parse`] turns documents into the model, or into all of their errors at once.
+//! - [`reader`] is how it reads YAML; other files of the project are read the same way.
+//! - [`error`] is what is wrong with a document, and where.
+//!
+//! Nothing here does I/O, and nothing panics, whatever the input.
+
+pub mod error;
+pub mod identity;
+pub mod model;
+pub mod names;
+pub mod parse;
+pub mod reader;
+mod scalar;
+mod yaml;
+
+pub use error::{DocumentError, Source};
+pub use identity::{SpiffeId, TrustDomain};

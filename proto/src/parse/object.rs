@@ -1,0 +1,215 @@
+//! What every document has: `apiVersion`, `kind`, `metadata`.
+
+use super::{fields, mesh_config, service, workload};
+use crate::error::{nearest, shown};
+use crate::model::{MeshConfig, Name, Service, Workload};
+use crate::names::{DnsLabel, DnsName, Labels, check_label_key};
+use crate::reader::{Fields, Value};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// The group and version of the project's own documents.
+const WEFT: &str = "weft.dev/v1alpha1";
+
+/// Every kind of document that is read.
+const KINDS: [Kind; 3] = [Kind::Service, Kind::Workload, Kind::MeshConfig];
+
+/// Fields of `metadata` that are Kubernetes' own bookkeeping.
+const SKIPPED: [&str; 10] = [
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+    "managedFields",
+    "ownerReferences",
+    "finalizers",
+];
+
+/// A kind of document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    MeshConfig,
+    Service,
+    Workload,
+}
+
+/// A document of one of the kinds.
+pub(super) enum Document {
+    MeshConfig(MeshConfig),
+    Service(Service),
+    Workload(Workload),
+}
+
+/// The kind and name of each document so far, and where it is. Kept also of documents that are wrong elsewhere.
+pub(super) type NamesSeen = HashMap<(Kind, Name), String>;
+
+/// `metadata`, as far as it says something.
+pub(super) struct Metadata {
+    pub(super) name: Name,
+    pub(super) labels: Labels,
+}
+
+impl Kind {
+    fn api_version(self) -> &'static str {
+        match self {
+            Kind::Service => "v1",
+            Kind::Workload | Kind::MeshConfig => WEFT,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Service => "Service",
+            Kind::Workload => "Workload",
+            Kind::MeshConfig => "MeshConfig",
+        }
+    }
+
+    fn is_namespaced(self) -> bool {
+        self != Kind::MeshConfig
+    }
+}
+
+/// Reads a document. Its kind is known even if the rest is wrong.
+pub(super) fn read(root: &Value<'_>, names: &mut NamesSeen) -> (Option<Kind>, Option<Document>) {
+    let mut kind = None;
+    let document = root.mapping(|fields| {
+        kind = read_kind(fields);
+        let Some(kind) = kind else {
+            fields.accept_all();
+            return None;
+        };
+        // Written by Kubernetes into the documents that it gives out.
+        fields.accept(&["status"]);
+        let metadata = metadata(fields, kind, names);
+        match kind {
+            Kind::MeshConfig => fields
+                .required("spec", mesh_config::spec)
+                .map(Document::MeshConfig),
+            Kind::Service => {
+                let spec = fields.required("spec", service::spec);
+                Some(Document::Service(service::service(metadata?, spec?)))
+            }
+            Kind::Workload => {
+                let spec = fields.required("spec", workload::spec);
+                Some(Document::Workload(workload::workload(metadata?, spec?)))
+            }
+        }
+    });
+    (kind, document)
+}
+
+fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
+    let api_version = fields.required("apiVersion", |value| value.string().map(str::to_owned));
+    let name = fields.required("kind", |value| value.string().map(str::to_owned));
+    let (api_version, name) = (api_version?, name?);
+    let Some(kind) = KINDS.into_iter().find(|kind| kind.name() == name) else {
+        let hint = match nearest(&name, KINDS.map(Kind::name)) {
+            Some(known) => format!("; did you mean {known}?"),
+            None => {
+                let known = KINDS.map(|kind| format!("{} {}", kind.api_version(), kind.name()));
+                format!(" (known here: {})", known.join(", "))
+            }
+        };
+        let (name, api_version) = (shown(&name), shown(&api_version));
+        fields.error(
+            "kind",
+            format_args!("{api_version} {name} is no kind of document known here{hint}"),
+        );
+        return None;
+    };
+    if kind.api_version() != api_version {
+        let api_version = shown(&api_version);
+        fields.error(
+            "apiVersion",
+            format_args!("{api_version} has no {name}: it is of {}", kind.api_version()),
+        );
+        return None;
+    }
+    Some(kind)
+}
+
+fn metadata(fields: &mut Fields<'_>, kind: Kind, names: &mut NamesSeen) -> Option<Metadata> {
+    fields.required("metadata", |value| {
+        value.mapping(|fields| {
+            let namespace = namespace(fields, kind);
+            let name = fields.required("name", |value| {
+                let name = name(value, kind)?;
+                let name = Name {
+                    namespace: namespace.clone()?,
+                    name,
+                };
+                report_name_seen(value, &name, kind, names).then_some(name)
+            });
+            let labels = fields.optional("labels", fields::labels).unwrap_or_default();
+            fields.optional("annotations", annotations);
+            fields.refuse("generateName", "names are not generated here: give a name");
+            fields.accept(&SKIPPED);
+            Some(Metadata { name: name?, labels })
+        })
+    })
+}
+
+/// The namespace; `None` if it is wrong.
+fn namespace(fields: &mut Fields<'_>, kind: Kind) -> Option<DnsLabel> {
+    if !kind.is_namespaced() {
+        fields.refuse(
+            "namespace",
+            format_args!("a {} belongs to no namespace", kind.name()),
+        );
+    }
+    if !fields.has("namespace") {
+        return Some(DnsLabel::default_namespace());
+    }
+    fields.optional("namespace", |value| value.parse(DnsLabel::parse))
+}
+
+fn name(value: &Value<'_>, kind: Kind) -> Option<DnsName> {
+    if kind != Kind::Service {
+        return value.parse(DnsName::parse);
+    }
+    let label = value.parse(DnsLabel::parse)?;
+    if !label.is_rfc1035() {
+        value.error(format_args!(
+            "{label} begins with a digit: the name of a Service begins with a letter"
+        ));
+        return None;
+    }
+    Some(label.into())
+}
+
+/// Reports a name that another document of the kind has. Whether it is new.
+fn report_name_seen(value: &Value<'_>, name: &Name, kind: Kind, names: &mut NamesSeen) -> bool {
+    // Of a kind without namespaces there is only one, which is checked when all are read.
+    if !kind.is_namespaced() {
+        return true;
+    }
+    match names.entry((kind, name.clone())) {
+        Entry::Occupied(seen) => {
+            value.error(format_args!(
+                "the {} {name} is in {} already",
+                kind.name(),
+                seen.get()
+            ));
+            false
+        }
+        Entry::Vacant(unseen) => {
+            unseen.insert(value.place());
+            true
+        }
+    }
+}
+
+/// Annotations say nothing here, but what is no annotation is a mistake.
+fn annotations(value: &Value<'_>) -> Option<()> {
+    value.entries(|key, value| {
+        if let Err(error) = check_label_key(key) {
+            value.error(format_args!("{} {error}", shown(key)));
+        }
+        value.string().map(|_| ())
+    })?;
+    Some(())
+}

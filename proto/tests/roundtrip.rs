@@ -1,0 +1,260 @@
+//! A mesh that is written as documents and read again is the same mesh.
+
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use weft_proto::Source;
+use weft_proto::model::{
+    AppProtocol, Authorization, ClusterIp, Egress, InboundMode, Mesh, MeshConfig, Name, Service, TargetPort,
+    Unmeshed, Workload,
+};
+use weft_proto::names::Labels;
+use weft_proto::parse::parse_documents;
+
+fn parse(text: &str) -> Mesh {
+    parse_documents(&[Source::new("m.yaml", text)]).unwrap_or_else(|errors| {
+        panic!(
+            "{}\n{text}",
+            errors
+                .iter()
+                .map(|error| format!("{error}\n"))
+                .collect::<String>()
+        )
+    })
+}
+
+/// Writes a mesh, with a total match on every part, so that nothing is left out.
+fn write(mesh: &Mesh) -> String {
+    let mut text = config(&mesh.config);
+    mesh.services
+        .iter()
+        .for_each(|service_read| text += &service(service_read));
+    mesh.workloads
+        .iter()
+        .for_each(|workload_read| text += &workload(workload_read));
+    text
+}
+
+fn config(config: &MeshConfig) -> String {
+    let egress = match config.egress {
+        Egress::Deny => "deny",
+        Egress::Allow => "allow",
+    };
+    let inbound = match config.inbound {
+        InboundMode::Strict => "strict",
+        InboundMode::Permissive => "permissive",
+    };
+    let unmeshed = match config.unmeshed {
+        Unmeshed::Deny => "deny",
+        Unmeshed::Allow => "allow",
+    };
+    let authorization = match config.authorization {
+        Authorization::Authenticated => "authenticated",
+        Authorization::Deny => "deny",
+    };
+    format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec:\n  trustDomain: \"{}\"\n  \
+         meshRanges: {:?}\n  serviceRanges: {:?}\n  egress: {egress}\n  inbound: {inbound}\n  unmeshed: {unmeshed}\n  \
+         authorization: {authorization}\n",
+        config.trust_domain,
+        config
+            .mesh_ranges
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        config
+            .service_ranges
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+    )
+}
+
+fn head(api_version: &str, kind: &str, name: &Name, labels: &Labels) -> String {
+    let Name { namespace, name } = name;
+    format!(
+        "---\napiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: \"{name}\", namespace: \"{namespace}\", labels: \
+         {labels}}}\nspec:\n",
+        labels = mapping(labels)
+    )
+}
+
+fn mapping(labels: &Labels) -> String {
+    format!("{:?}", BTreeMap::clone(labels))
+}
+
+fn protocol(protocol: AppProtocol, field: &str) -> String {
+    match protocol {
+        AppProtocol::Detect => String::new(),
+        declared => format!(", {field}: {}", declared.as_str()),
+    }
+}
+
+fn service(service: &Service) -> String {
+    let mut text = head("v1", "Service", &service.name, &Labels::default());
+    match service.cluster_ip {
+        ClusterIp::Unassigned => {}
+        ClusterIp::Headless => text += "  clusterIP: None\n",
+        ClusterIp::Address(address) => writeln!(text, "  clusterIP: \"{address}\"").unwrap(),
+    }
+    writeln!(text, "  selector: {}\n  ports:", mapping(&service.selector)).unwrap();
+    for port in &service.ports {
+        let name = port
+            .name
+            .as_ref()
+            .map(|name| format!(", name: \"{name}\""))
+            .unwrap_or_default();
+        let target = match &port.target {
+            TargetPort::Number(number) => number.to_string(),
+            TargetPort::Name(name) => format!("\"{name}\""),
+        };
+        let protocol = protocol(port.protocol, "appProtocol");
+        writeln!(
+            text,
+            "  - {{port: {}, targetPort: {target}{name}{protocol}}}",
+            port.port
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn workload(workload: &Workload) -> String {
+    let mut text = head("weft.dev/v1alpha1", "Workload", &workload.name, &workload.labels);
+    let Workload {
+        uid,
+        address,
+        service_account,
+        ..
+    } = workload;
+    writeln!(
+        text,
+        "  uid: {uid:?}\n  address: \"{address}\"\n  serviceAccount: \"{service_account}\""
+    )
+    .unwrap();
+    if let Some(port) = workload.mesh_port {
+        writeln!(text, "  meshPort: {port}").unwrap();
+    }
+    text += "  ports:\n";
+    for port in &workload.ports {
+        let name = port
+            .name
+            .as_ref()
+            .map(|name| format!(", name: \"{name}\""))
+            .unwrap_or_default();
+        writeln!(
+            text,
+            "  - {{port: {}{name}{}}}",
+            port.port,
+            protocol(port.protocol, "protocol")
+        )
+        .unwrap();
+    }
+    if let Some(locality) = &workload.locality {
+        writeln!(text, "  locality:\n    region: \"{}\"", locality.region).unwrap();
+        locality
+            .zone
+            .iter()
+            .for_each(|zone| writeln!(text, "    zone: \"{zone}\"").unwrap());
+        locality
+            .subzone
+            .iter()
+            .for_each(|subzone| writeln!(text, "    subzone: \"{subzone}\"").unwrap());
+    }
+    text
+}
+
+const PROTOCOLS: [&str; 8] = [
+    "",
+    "http",
+    "http2",
+    "kubernetes.io/h2c",
+    "grpc",
+    "tcp",
+    "udp",
+    "tls",
+];
+
+/// A Service. `INDEX` stands for its number, of one digit.
+fn service_text() -> impl Strategy<Value = String> {
+    let name = "[a-z]([a-z0-9-]{0,8}[a-z0-9])?";
+    let cluster_ip = prop::sample::select(vec!["", "clusterIP: None, ", "clusterIP: 10.96.0.INDEX, "]);
+    let target = prop_oneof![
+        Just("".to_owned()),
+        (1..=u16::MAX).prop_map(|port| port.to_string()),
+        "[a-z]{5,15}"
+    ];
+    let ports = prop::collection::btree_map(
+        1..=u16::MAX,
+        (target, prop::sample::select(PROTOCOLS.to_vec())),
+        1..4,
+    );
+    (name, cluster_ip, ports, "[a-z0-9]{1,9}").prop_map(|(name, cluster_ip, ports, namespace)| {
+        let ports: Vec<String> = ports
+            .iter()
+            .enumerate()
+            .map(|(position, (port, (target, protocol)))| {
+                format!("{{name: p{position}, port: {port}, targetPort: {target}, appProtocol: {protocol}}}")
+            })
+            .collect();
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}-INDEX, namespace: \"{namespace}\"}}\n\
+             spec: {{{cluster_ip}selector: {{app: web, x/y: \"\"}}, ports: [{}]}}\n",
+            ports.join(", ")
+        )
+    })
+}
+
+/// A Workload, likewise.
+fn workload_text() -> impl Strategy<Value = String> {
+    let address = prop::sample::select(vec!["10.0.0.INDEX", "\"fd00::INDEX\""]);
+    let mesh_port = prop::sample::select(vec!["", "meshPort: 15008, "]);
+    let ports = prop::collection::btree_map(1_u16..15_000, prop::sample::select(PROTOCOLS.to_vec()), 0..4);
+    let labels =
+        prop::collection::btree_map("[a-zA-Z0-9]{1,9}", "([a-zA-Z0-9]([a-z._-]{0,5}[0-9A-Z])?)?", 0..4);
+    let localities = [
+        "",
+        "region: a",
+        "region: a, zone: b",
+        "region: A.1, zone: b_2, subzone: c-3",
+    ];
+    let locality = prop::sample::select(localities.to_vec());
+    (address, mesh_port, "[!-@\\[-~]{1,30}", ports, labels, locality).prop_map(
+        |(address, mesh_port, uid, ports, labels, locality)| {
+            let ports: Vec<String> = ports
+                .iter()
+                .enumerate()
+                .map(|(position, (port, protocol))| format!("{{name: p{position}, port: {port}, protocol: {protocol}}}"))
+                .collect();
+            let (ports, uid) = (ports.join(", "), format!("{uid}INDEX"));
+            let locality = if locality.is_empty() { String::new() } else { format!("locality: {{{locality}}}, ") };
+            format!(
+                "---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: wINDEX, labels: {labels:?}}}\n\
+                 spec: {{uid: {uid:?}, address: {address}, {mesh_port}{locality}ports: [{ports}]}}\n"
+            )
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_mesh_comes_back(
+        services in prop::collection::vec(service_text(), 0..8),
+        workloads in prop::collection::vec(workload_text(), 0..8),
+        egress in prop::sample::select(vec!["deny", "allow"]),
+        inbound in prop::sample::select(vec!["strict", "permissive"]),
+        unmeshed in prop::sample::select(vec!["deny", "allow"]),
+        authorization in prop::sample::select(vec!["deny", "authenticated"]),
+    ) {
+        let mut text = format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: m}}\nspec: {{trustDomain: mesh.example, \
+             meshRanges: [10.0.0.0/8, \"fd00::/8\"], egress: {egress}, inbound: {inbound}, unmeshed: {unmeshed}, \
+             authorization: {authorization}}}\n"
+        );
+        services.iter().zip(1..).for_each(|(service, index)| text += &service.replace("INDEX", &format!("{index}")));
+        workloads.iter().zip(1..).for_each(|(workload, index)| text += &workload.replace("INDEX", &format!("{index}")));
+        let mesh = parse(&text);
+        prop_assert_eq!((mesh.services.len(), mesh.workloads.len()), (services.len(), workloads.len()));
+        prop_assert_eq!(&parse(&write(&mesh)), &mesh);
+    }
+}

@@ -1,0 +1,730 @@
+//! One QUIC connection that speaks HTTP/3: its life, its events, its control streams.
+//!
+//! The driver feeds it datagrams and timers and sends what it has to send. Streams (see [`crate::stream`])
+//! read and write through it in short synchronous steps on the same thread, and mark it dirty when that leaves
+//! something to send.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use quinn_proto::{
+    ConnectionError, ConnectionEvent, ConnectionHandle, Dir, Event, StreamEvent, StreamId, VarInt,
+};
+use weft_proto::SpiffeId;
+
+use crate::{
+    config::{Config, Side},
+    control::Control,
+    driver::Mailbox,
+    error::{DialFailure, Error, ErrorKind, Lost},
+    h3::Code,
+    listener::{Acceptor, Handshake},
+    stats::{HandshakeFailure, TransportStats},
+    streams::Streams,
+    verify::{PeerIdentity, peer_identity},
+};
+
+/// A connection, shared by the driver, the pool and the streams on it.
+pub(crate) struct Connection {
+    handle: ConnectionHandle,
+    side: Side,
+    mailbox: Rc<Mailbox>,
+    stats: Arc<TransportStats>,
+    config: Arc<Config>,
+    /// In the driver's list already.
+    dirty: Cell<bool>,
+    /// The timer entry that counts.
+    armed: Cell<Option<Instant>>,
+    pub(crate) inner: RefCell<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) proto: quinn_proto::Connection,
+    pub(crate) phase: Phase,
+    pub(crate) streams: Streams,
+    pub(crate) control: Control,
+    peer: Option<PeerIdentity>,
+    /// Counts as a handshake of the listener's until it is over.
+    handshake: Option<Handshake>,
+    /// Who waits for the phase to change.
+    watchers: Vec<Waker>,
+    /// When a certificate of the connection expires.
+    expiry: Option<Instant>,
+    /// Accepted, and not yet handed to the listener's owner.
+    accepted: VecDeque<StreamId>,
+    started: Instant,
+    /// When the last stream ended, while there is none.
+    idle_since: Option<Instant>,
+    /// Counted as established until it is dropped.
+    established: bool,
+    /// quinn-proto has forgotten it.
+    drained: bool,
+    /// Where the peer was last.
+    remote: SocketAddr,
+    migrations: u64,
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    /// TLS is under way.
+    Handshaking,
+    /// We are satisfied; the server has not yet said that it accepted our certificate (HANDSHAKE_DONE).
+    Confirming,
+    /// Requests pass.
+    Open,
+    /// One side said GOAWAY: no new requests, those under way finish.
+    Draining,
+    /// Over.
+    Closed(Ended),
+}
+
+/// Why a connection is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ended {
+    /// It never was confirmed.
+    Dial(DialFailure),
+    Lost(Lost),
+}
+
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Dial(failure) => failure.into(),
+            Ended::Lost(lost) => lost.into(),
+        }
+    }
+}
+
+/// What an operator sees of a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// Did we dial it?
+    pub outbound: bool,
+    /// The peer's address now.
+    pub remote: SocketAddr,
+    /// The peer's identity, once it has proved one.
+    pub identity: Option<SpiffeId>,
+    /// `handshaking`, `confirming`, `open`, `draining` or `closed`.
+    pub phase: &'static str,
+    /// Since it began.
+    pub age: Duration,
+    /// Request streams open now.
+    pub streams: usize,
+    /// Request streams since it began.
+    pub streams_total: u64,
+    /// The network path.
+    pub path: PathInfo,
+}
+
+/// Figures of a connection's path.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PathInfo {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Congestion window, in bytes.
+    pub congestion_window: u64,
+    /// UDP payload that the path takes.
+    pub mtu: u16,
+    /// Packets sent.
+    pub packets_sent: u64,
+    /// Packets declared lost, path MTU probes aside.
+    pub packets_lost: u64,
+    /// Datagrams sent.
+    pub datagrams_sent: u64,
+    /// Send calls that carried them.
+    pub send_calls: u64,
+    /// Datagrams received.
+    pub datagrams_received: u64,
+    /// Bytes sent in datagrams.
+    pub bytes_sent: u64,
+    /// Bytes received in datagrams.
+    pub bytes_received: u64,
+    /// Times that the path began to lose large datagrams.
+    pub black_holes: u64,
+    /// Moves of the peer's address.
+    pub migrations: u64,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        handle: ConnectionHandle,
+        side: Side,
+        proto: quinn_proto::Connection,
+        mailbox: Rc<Mailbox>,
+        stats: Arc<TransportStats>,
+        config: Arc<Config>,
+        handshake: Option<Handshake>,
+        now: Instant,
+    ) -> Rc<Self> {
+        let remote = proto.remote_address();
+        let inner = Inner {
+            proto,
+            phase: Phase::Handshaking,
+            streams: Streams::new(side, &config),
+            control: Control::new(side, &config),
+            peer: None,
+            handshake,
+            watchers: Vec::new(),
+            expiry: None,
+            accepted: VecDeque::new(),
+            started: now,
+            idle_since: Some(now),
+            established: false,
+            drained: false,
+            remote,
+            migrations: 0,
+        };
+        Rc::new(Self {
+            handle,
+            side,
+            mailbox,
+            stats,
+            config,
+            dirty: Cell::new(false),
+            armed: Cell::new(None),
+            inner: RefCell::new(inner),
+        })
+    }
+
+    // What the driver calls.
+
+    pub(crate) fn handle(&self) -> ConnectionHandle {
+        self.handle
+    }
+
+    pub(crate) fn on_datagram(self: &Rc<Self>, event: ConnectionEvent) {
+        self.inner.borrow_mut().proto.handle_event(event);
+        self.mark_dirty();
+    }
+
+    /// The timer entry `at` came up. Returns whether there is something to do.
+    pub(crate) fn on_timer(&self, at: Instant, now: Instant) -> bool {
+        if self.armed.get() == Some(at) {
+            self.armed.set(None);
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        let mut due = false;
+        if inner.proto.poll_timeout().is_some_and(|at| at <= now) {
+            inner.proto.handle_timeout(now);
+            due = true;
+        }
+        if inner.expiry.is_some_and(|at| at <= now) {
+            inner.close(now, Code::H3_NO_ERROR, Lost::CertificateExpired);
+            due = true;
+        }
+        if inner.streams.scan_due(now) {
+            let reset = inner.streams.scan(&mut inner.proto, now);
+            self.stats.stalled_streams.add(reset);
+            due = true;
+        }
+        due
+    }
+
+    /// The next time for [`Self::on_timer`], if an earlier entry than the armed one is needed.
+    pub(crate) fn arm(&self) -> Option<Instant> {
+        let inner = &mut *self.inner.borrow_mut();
+        let next = [
+            inner.proto.poll_timeout(),
+            inner.expiry,
+            inner.streams.next_scan(),
+        ];
+        let next = next.into_iter().flatten().min()?;
+        if self.armed.get().is_some_and(|armed| armed <= next) {
+            return None;
+        }
+        self.armed.set(Some(next));
+        Some(next)
+    }
+
+    pub(crate) fn mtu(&self) -> u16 {
+        self.inner.borrow().proto.current_mtu()
+    }
+
+    pub(crate) fn poll_transmit(
+        &self,
+        now: Instant,
+        datagrams: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Option<quinn_proto::Transmit> {
+        self.inner
+            .borrow_mut()
+            .proto
+            .poll_transmit(now, datagrams, buffer)
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.inner.borrow().drained
+    }
+
+    pub(crate) fn mark_dirty(self: &Rc<Self>) {
+        if !self.dirty.replace(true) {
+            self.mailbox.push_dirty(self.clone());
+        }
+    }
+
+    pub(crate) fn clear_dirty(&self) {
+        self.dirty.set(false);
+    }
+
+    /// Exchanges events with the endpoint and hands out those for us.
+    pub(crate) fn process(&self, now: Instant, endpoint: &mut quinn_proto::Endpoint) {
+        let inner = &mut *self.inner.borrow_mut();
+        loop {
+            let mut quiet = true;
+            while let Some(event) = inner.proto.poll_endpoint_events() {
+                quiet = false;
+                inner.drained |= event.is_drained();
+                if let Some(answer) = endpoint.handle_event(self.handle, event) {
+                    inner.proto.handle_event(answer);
+                }
+            }
+            while let Some(event) = inner.proto.poll() {
+                quiet = false;
+                self.on_event(inner, event, now);
+            }
+            if quiet {
+                break;
+            }
+        }
+        let remote = inner.proto.remote_address();
+        if remote != inner.remote {
+            inner.remote = remote;
+            inner.migrations += 1;
+        }
+        if matches!(inner.phase, Phase::Confirming) && inner.proto.stats().frame_rx.handshake_done > 0 {
+            self.on_confirmed(inner);
+        }
+        self.end_if_drained_out(inner, now);
+    }
+
+    /// Gives accepted streams to the listener's owner, outside of any borrow.
+    pub(crate) fn hand_over_accepted(self: &Rc<Self>, acceptor: &Acceptor) {
+        loop {
+            let next = {
+                let inner = &mut *self.inner.borrow_mut();
+                let Some(id) = inner.accepted.pop_front() else {
+                    return;
+                };
+                inner
+                    .peer
+                    .as_ref()
+                    .map(|peer| (id, peer.id.clone(), inner.proto.remote_address()))
+            };
+            if let Some((id, caller, remote)) = next {
+                acceptor.hand_over(self, id, caller, remote);
+            }
+        }
+    }
+
+    // What the pool and the listener call.
+
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
+    pub(crate) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Ready when the handshake is over: confirmed, or failed.
+    pub(crate) fn poll_established(&self, cx: &mut Context<'_>) -> Poll<Result<(), DialFailure>> {
+        let inner = &mut *self.inner.borrow_mut();
+        match &inner.phase {
+            Phase::Handshaking | Phase::Confirming => {
+                inner.watchers.push(cx.waker().clone());
+                Poll::Pending
+            }
+            Phase::Open | Phase::Draining => Poll::Ready(Ok(())),
+            Phase::Closed(Ended::Dial(failure)) => Poll::Ready(Err(*failure)),
+            Phase::Closed(Ended::Lost(_)) => Poll::Ready(Err(DialFailure::Closed)),
+        }
+    }
+
+    /// Ready when the connection is over.
+    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = &mut *self.inner.borrow_mut();
+        if matches!(inner.phase, Phase::Closed(_)) {
+            return Poll::Ready(());
+        }
+        inner.watchers.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// May new requests use it?
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.inner.borrow().phase, Phase::Open)
+    }
+
+    /// Do unread streams hold so much of its window that new requests should go elsewhere?
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.inner.borrow().streams.is_crowded()
+    }
+
+    /// How long it has carried no stream.
+    pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
+        self.inner
+            .borrow()
+            .idle_since
+            .map(|since| now.saturating_duration_since(since))
+    }
+
+    /// Ends it at once; streams on it fail with `lost`.
+    pub(crate) fn close(self: &Rc<Self>, now: Instant, code: Code, lost: Lost) {
+        self.inner.borrow_mut().close(now, code, lost);
+        self.mark_dirty();
+    }
+
+    /// The peer broke HTTP/3: nothing more that it says can be trusted.
+    pub(crate) fn on_violation(self: &Rc<Self>, now: Instant, code: Code) {
+        self.stats.violations.add(1);
+        self.close(now, code, Lost::Violation(code));
+    }
+
+    /// Ends a handshake that took too long, or that nobody waits for.
+    pub(crate) fn abandon(self: &Rc<Self>, now: Instant, failure: DialFailure) {
+        let inner = &mut *self.inner.borrow_mut();
+        if matches!(inner.phase, Phase::Handshaking | Phase::Confirming) {
+            inner.proto.close(now, VarInt::from_u32(0), Bytes::new());
+            inner.end(Ended::Dial(failure));
+        }
+        self.mark_dirty();
+    }
+
+    /// Takes no new requests, says so (RFC 9114 section 5.2), and ends when those under way are done.
+    pub(crate) fn go_away(self: &Rc<Self>, now: Instant) {
+        let inner = &mut *self.inner.borrow_mut();
+        match inner.phase {
+            Phase::Open => {
+                if self.side == Side::Listen {
+                    inner
+                        .control
+                        .send_goaway(&mut inner.proto, inner.streams.next_remote());
+                }
+                inner.set_phase(Phase::Draining);
+            }
+            Phase::Handshaking | Phase::Confirming => inner.close(now, Code::H3_NO_ERROR, Lost::Local),
+            Phase::Draining | Phase::Closed(_) => {}
+        }
+        self.mark_dirty();
+    }
+
+    pub(crate) fn info(&self, now: Instant) -> ConnectionInfo {
+        let inner = &*self.inner.borrow();
+        let stats = inner.proto.stats();
+        ConnectionInfo {
+            outbound: self.side == Side::Dial,
+            remote: canonical(inner.proto.remote_address()),
+            identity: inner.peer.as_ref().map(|peer| peer.id.clone()),
+            phase: inner.phase.label(),
+            age: now.saturating_duration_since(inner.started),
+            streams: inner.streams.open_count(),
+            streams_total: inner.streams.total(),
+            path: PathInfo {
+                rtt: stats.path.rtt,
+                congestion_window: stats.path.cwnd,
+                mtu: stats.path.current_mtu,
+                packets_sent: stats.path.sent_packets,
+                packets_lost: stats.path.lost_packets,
+                datagrams_sent: stats.udp_tx.datagrams,
+                send_calls: stats.udp_tx.ios,
+                datagrams_received: stats.udp_rx.datagrams,
+                bytes_sent: stats.udp_tx.bytes,
+                bytes_received: stats.udp_rx.bytes,
+                black_holes: stats.path.black_holes_detected,
+                migrations: inner.migrations,
+            },
+        }
+    }
+
+    // Events.
+
+    fn on_event(&self, inner: &mut Inner, event: Event, now: Instant) {
+        match event {
+            Event::Stream(event) => self.on_stream_event(inner, event, now),
+            Event::Connected => self.on_connected(inner, now),
+            Event::ConnectionLost { reason } => self.on_lost(inner, reason),
+            // Datagrams are not negotiated.
+            Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
+        }
+    }
+
+    fn on_connected(&self, inner: &mut Inner, now: Instant) {
+        let certificates = inner.proto.crypto_session().peer_identity();
+        let certificates = certificates.and_then(|any| any.downcast::<Vec<_>>().ok());
+        // The verifier has accepted the chain; without an identity in it something is badly wrong.
+        match certificates.as_deref().map(|chain| peer_identity(chain)) {
+            Some(Ok(peer)) => {
+                inner.expiry = instant_of(peer.not_after, now);
+                inner.peer = Some(peer);
+            }
+            _ => {
+                return inner.close(
+                    now,
+                    Code::H3_INTERNAL_ERROR,
+                    Lost::Violation(Code::H3_INTERNAL_ERROR),
+                );
+            }
+        }
+        // Reserved values that vary from connection to connection, and repeat in a test that repeats.
+        let seed = (self.handle.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        inner.control.open(&mut inner.proto, seed);
+        match self.side {
+            Side::Dial => inner.set_phase(Phase::Confirming),
+            Side::Listen => self.on_confirmed(inner),
+        }
+    }
+
+    fn on_confirmed(&self, inner: &mut Inner) {
+        self.stats.handshakes.add(1);
+        self.established().increment();
+        inner.established = true;
+        inner.set_phase(Phase::Open);
+    }
+
+    fn established(&self) -> &crate::stats::Gauge {
+        match self.side {
+            Side::Dial => &self.stats.connections_outbound,
+            Side::Listen => &self.stats.connections_inbound,
+        }
+    }
+
+    fn on_lost(&self, inner: &mut Inner, reason: ConnectionError) {
+        let ended = match inner.phase {
+            Phase::Handshaking | Phase::Confirming => {
+                let failure = dial_failure(&reason);
+                self.stats.handshake_failed(failure.into());
+                Ended::Dial(failure)
+            }
+            Phase::Open | Phase::Draining => Ended::Lost(lost(&reason)),
+            Phase::Closed(ended) => ended,
+        };
+        tracing::debug!(remote = %inner.proto.remote_address(), %reason, "connection lost");
+        inner.end(ended);
+    }
+
+    fn on_stream_event(&self, inner: &mut Inner, event: StreamEvent, now: Instant) {
+        match event {
+            StreamEvent::Opened { dir: Dir::Bi } => self.accept_requests(inner),
+            StreamEvent::Opened { dir: Dir::Uni } => {
+                while let Some(id) = inner.proto.streams().accept(Dir::Uni) {
+                    inner.control.on_open(id);
+                    self.read_control(inner, id, now);
+                }
+            }
+            StreamEvent::Readable { id } if id.dir() == Dir::Uni => self.read_control(inner, id, now),
+            StreamEvent::Readable { id } => inner.streams.on_readable(id, now),
+            StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. } => inner.streams.on_writable(id),
+            StreamEvent::Available { dir: Dir::Bi } => inner.streams.on_available(),
+            StreamEvent::Finished { .. } | StreamEvent::Available { dir: Dir::Uni } => {}
+        }
+    }
+
+    fn accept_requests(&self, inner: &mut Inner) {
+        while let Some(id) = inner.proto.streams().accept(Dir::Bi) {
+            if matches!(inner.phase, Phase::Open) {
+                inner.streams.insert_remote(id, &mut inner.proto);
+                inner.idle_since = None;
+                inner.accepted.push_back(id);
+            } else {
+                reject(&mut inner.proto, id);
+            }
+        }
+    }
+
+    fn read_control(&self, inner: &mut Inner, id: StreamId, now: Instant) {
+        let goaway = match inner.control.read(&mut inner.proto, id) {
+            Ok(goaway) => goaway,
+            Err(error) => {
+                tracing::debug!(remote = %inner.proto.remote_address(), %error, "peer broke HTTP/3");
+                self.stats.violations.add(1);
+                return inner.close(now, error.code(), Lost::Violation(error.code()));
+            }
+        };
+        if let Some(first_unprocessed) = goaway {
+            inner.streams.fail_from(first_unprocessed, &mut inner.proto);
+            if matches!(inner.phase, Phase::Open) {
+                inner.set_phase(Phase::Draining);
+            }
+        }
+    }
+
+    /// The last request of a draining connection is done, and what we sent was received.
+    fn end_if_drained_out(&self, inner: &mut Inner, now: Instant) {
+        // The control stream of ours never ends and always counts as one.
+        let done = matches!(inner.phase, Phase::Draining)
+            && inner.streams.open_count() == 0
+            && inner.accepted.is_empty()
+            && inner.proto.streams().send_streams() <= 1;
+        if done {
+            inner.close(now, Code::H3_NO_ERROR, Lost::Local);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.inner.get_mut().established {
+            self.established().decrement();
+        }
+    }
+}
+
+impl Inner {
+    fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+        if !matches!(self.phase, Phase::Handshaking) {
+            self.handshake = None;
+        }
+        for waker in self.watchers.drain(..) {
+            waker.wake();
+        }
+        // Who waits for a stream must learn that there will be none here.
+        if !matches!(self.phase, Phase::Open) {
+            self.streams.on_available();
+        }
+    }
+
+    fn close(&mut self, now: Instant, code: Code, lost: Lost) {
+        if matches!(self.phase, Phase::Closed(_)) {
+            return;
+        }
+        let wire = VarInt::from_u64(code.value()).unwrap_or(VarInt::MAX);
+        self.proto.close(now, wire, Bytes::new());
+        let ended = match self.phase {
+            Phase::Handshaking | Phase::Confirming => Ended::Dial(DialFailure::Closed),
+            _ => Ended::Lost(lost),
+        };
+        self.end(ended);
+    }
+
+    fn end(&mut self, ended: Ended) {
+        if matches!(self.phase, Phase::Closed(_)) {
+            return;
+        }
+        self.set_phase(Phase::Closed(ended));
+        self.accepted.clear();
+        self.streams.wake_all();
+    }
+
+    /// The error of a stream that can't go on because its connection can't.
+    pub(crate) fn ended(&self) -> Option<Error> {
+        match self.phase {
+            Phase::Closed(ended) => Some(ended.into()),
+            _ => None,
+        }
+    }
+
+    /// A stream was let go by its owner.
+    pub(crate) fn on_stream_released(&mut self, now: Instant) {
+        if self.streams.open_count() == 0 {
+            self.idle_since = Some(now);
+        }
+    }
+
+    /// Opens a request stream, or waits until the peer allows one.
+    pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<StreamId, Error>> {
+        match self.phase {
+            Phase::Open => {}
+            Phase::Draining => return Poll::Ready(Err(ErrorKind::GoAway.into())),
+            Phase::Closed(_) | Phase::Handshaking | Phase::Confirming => {
+                // No stream was opened, so nothing was sent on one.
+                return Poll::Ready(Err(ErrorKind::Dial(DialFailure::Closed).into()));
+            }
+        }
+        let Some(id) = self.proto.streams().open(Dir::Bi) else {
+            self.streams.wait_for_room(cx);
+            return Poll::Pending;
+        };
+        self.streams.insert_local(id);
+        self.idle_since = None;
+        Poll::Ready(Ok(id))
+    }
+}
+
+impl Phase {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Handshaking => "handshaking",
+            Self::Confirming => "confirming",
+            Self::Open => "open",
+            Self::Draining => "draining",
+            Self::Closed(_) => "closed",
+        }
+    }
+}
+
+/// Refuses a request before anyone has looked at it: the peer may send it elsewhere (RFC 9114 section 4.1.1).
+pub(crate) fn reject(proto: &mut quinn_proto::Connection, id: StreamId) {
+    let code = VarInt::from_u64(Code::H3_REQUEST_REJECTED.value()).unwrap_or(VarInt::MAX);
+    let _ = proto.recv_stream(id).stop(code);
+    let _ = proto.send_stream(id).reset(code);
+}
+
+/// A dual-stack socket reports IPv4 peers as mapped addresses.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The moment on the monotonic clock at which the wall clock will say `time`.
+fn instant_of(time: SystemTime, now: Instant) -> Option<Instant> {
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    now.checked_add(left)
+}
+
+/// First transport error code that carries a TLS alert (RFC 9001 section 4.8).
+const CRYPTO_ERROR: u64 = 0x100;
+/// CONNECTION_REFUSED (RFC 9000 section 20.1).
+const CONNECTION_REFUSED: u64 = 0x2;
+
+fn dial_failure(reason: &ConnectionError) -> DialFailure {
+    let by_code = |code: u64| match code {
+        CONNECTION_REFUSED => DialFailure::ConnectionRefused,
+        alert if (CRYPTO_ERROR..CRYPTO_ERROR + 0x100).contains(&alert) => {
+            DialFailure::Alert(u8::try_from(alert - CRYPTO_ERROR).unwrap_or_default())
+        }
+        _ => DialFailure::Protocol,
+    };
+    match reason {
+        ConnectionError::ConnectionClosed(close) => by_code(close.error_code.into()),
+        ConnectionError::TransportError(error) => by_code(error.code.into()),
+        ConnectionError::TimedOut => DialFailure::Timeout,
+        ConnectionError::VersionMismatch => DialFailure::Protocol,
+        ConnectionError::ApplicationClosed(_) | ConnectionError::Reset => DialFailure::Closed,
+        ConnectionError::LocallyClosed | ConnectionError::CidsExhausted => DialFailure::Local,
+    }
+}
+
+fn lost(reason: &ConnectionError) -> Lost {
+    match reason {
+        ConnectionError::ApplicationClosed(close) => Lost::PeerClosed(Code(close.error_code.into_inner())),
+        ConnectionError::ConnectionClosed(close) => Lost::Transport(close.error_code.into()),
+        ConnectionError::TransportError(error) => Lost::Transport(error.code.into()),
+        ConnectionError::TimedOut => Lost::TimedOut,
+        ConnectionError::Reset => Lost::StatelessReset,
+        ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => Lost::Transport(0x1),
+        ConnectionError::LocallyClosed => Lost::Local,
+    }
+}
+
+impl From<DialFailure> for HandshakeFailure {
+    fn from(failure: DialFailure) -> Self {
+        match failure {
+            DialFailure::Timeout => Self::Timeout,
+            DialFailure::PeerRefused(_) => Self::PeerCertificate,
+            DialFailure::Alert(_) => Self::Alert,
+            DialFailure::ConnectionRefused => Self::Refused,
+            DialFailure::Protocol => Self::Protocol,
+            DialFailure::Closed => Self::Closed,
+            DialFailure::Local => Self::Local,
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! One task owns a UDP socket, the quinn-proto endpoint on it and all its connections.
+//!
+//! A turn of [`Driver`]: take what others asked for, receive, run the timers that are due, hand out all events,
+//! and send. Between the events and the sending lies a yield: the tasks that the events woke run first, so that
+//! what they write, and the acknowledgements of what they read, leave in the same datagrams and system calls.
+
+use std::{
+    cell::{Cell, RefCell},
+    cmp::Reverse,
+    collections::BinaryHeap,
+    future::Future,
+    io::IoSliceMut,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use quinn_proto::{
+    ClientConfig, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, crypto::rustls::QuicServerConfig,
+};
+use quinn_udp::RecvMeta;
+use rustc_hash::FxHashMap;
+use tokio::{sync::oneshot, time::Sleep};
+
+use crate::{
+    config::{Config, MAX_UDP_SEND, Side},
+    connection::Connection,
+    error::DialFailure,
+    listener::{Acceptor, Admission, Handshake},
+    socket::DatagramSocket,
+    stats::TransportStats,
+};
+
+/// Buffers of one receive call: more than 8 gain nothing, and each is written only when it is used.
+const RECEIVE_BATCH: usize = 8;
+/// A GRO buffer never exceeds the largest UDP payload.
+const RECEIVE_BUFFER: usize = 64 << 10;
+/// Receive calls of one turn; then connections and tasks have theirs.
+const RECEIVES_PER_TURN: usize = 4;
+/// Bursts that one connection may send before others have their turn.
+const BURSTS_PER_TURN: usize = 8;
+/// Handshakes that one turn takes on.
+const HANDSHAKES_PER_TURN: usize = 4;
+/// Datagrams of one GSO burst that we ask quinn-proto for; Linux takes no more (UDP_MAX_SEGMENTS).
+const MAX_SEGMENTS: usize = 64;
+
+/// The task. Ends when [`Mailbox::shut_down`] was called and the last connection is gone.
+pub(crate) struct Driver {
+    socket: Box<dyn DatagramSocket>,
+    endpoint: Endpoint,
+    connections: FxHashMap<ConnectionHandle, Rc<Connection>>,
+    /// Earliest first; an entry may be stale, see [`Driver::arm`].
+    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    sleep: Pin<Box<Sleep>>,
+    mailbox: Rc<Mailbox>,
+    /// Present on the listening side.
+    acceptor: Option<Acceptor>,
+    config: Arc<Config>,
+    stats: Arc<TransportStats>,
+    receive: ReceiveBuffers,
+    /// What the last connection wants to send.
+    burst: Vec<u8>,
+    /// The socket was full: what `burst` holds goes first when it has room.
+    blocked: Option<quinn_proto::Transmit>,
+    /// An answer of the endpoint's own: Retry, version negotiation, stateless reset, refusal.
+    answer: Vec<u8>,
+    /// The tasks woken by the last events have run; now send.
+    send_due: bool,
+    /// Connections whose events were handed out and that have not sent since.
+    ready: Vec<Rc<Connection>>,
+}
+
+/// How other tasks of the thread reach the driver.
+pub(crate) struct Mailbox {
+    dirty: RefCell<Vec<Rc<Connection>>>,
+    commands: RefCell<Vec<Command>>,
+    waker: RefCell<Option<Waker>>,
+    shut_down: Cell<bool>,
+    local: SocketAddr,
+}
+
+pub(crate) enum Command {
+    /// Starts a connection; it is answered at once, before any packet has left.
+    Dial {
+        remote: SocketAddr,
+        config: ClientConfig,
+        reply: oneshot::Sender<Result<Rc<Connection>, DialFailure>>,
+    },
+    /// Replaces the credentials of the listener, and asks its peers to dial anew.
+    Serve(Arc<QuicServerConfig>),
+    /// GOAWAY on every connection, and none is taken any more.
+    Drain,
+    /// Asks for all connections.
+    Connections(oneshot::Sender<Vec<Rc<Connection>>>),
+}
+
+struct ReceiveBuffers {
+    storage: Box<[u8]>,
+    meta: [RecvMeta; RECEIVE_BATCH],
+}
+
+impl Mailbox {
+    fn new(local: SocketAddr) -> Rc<Self> {
+        Rc::new(Self {
+            dirty: RefCell::default(),
+            commands: RefCell::default(),
+            waker: RefCell::default(),
+            shut_down: Cell::new(false),
+            local,
+        })
+    }
+
+    /// The address of the socket.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn command(&self, command: Command) {
+        self.commands.borrow_mut().push(command);
+        self.wake();
+    }
+
+    /// `connection` has something to send, or events to hand out.
+    pub(crate) fn push_dirty(&self, connection: Rc<Connection>) {
+        self.dirty.borrow_mut().push(connection);
+        self.wake();
+    }
+
+    /// Every connection there is.
+    pub(crate) async fn connections(&self) -> Vec<Rc<Connection>> {
+        let (reply, connections) = oneshot::channel();
+        self.command(Command::Connections(reply));
+        connections.await.unwrap_or_default()
+    }
+
+    /// Ends the driver once its connections are gone.
+    pub(crate) fn shut_down(&self) {
+        self.shut_down.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(
+        socket: Box<dyn DatagramSocket>,
+        endpoint: Endpoint,
+        acceptor: Option<Acceptor>,
+        config: Arc<Config>,
+        stats: Arc<TransportStats>,
+    ) -> (Self, Rc<Mailbox>) {
+        let mailbox = Mailbox::new(socket.local_addr());
+        let driver = Self {
+            socket,
+            endpoint,
+            connections: FxHashMap::default(),
+            timers: BinaryHeap::new(),
+            sleep: Box::pin(tokio::time::sleep_until(tokio::time::Instant::now())),
+            mailbox: mailbox.clone(),
+            acceptor,
+            config,
+            stats,
+            receive: ReceiveBuffers::new(),
+            burst: Vec::with_capacity(RECEIVE_BUFFER),
+            blocked: None,
+            answer: Vec::new(),
+            send_due: false,
+            ready: Vec::new(),
+        };
+        (driver, mailbox)
+    }
+
+    /// Commands, datagrams and timers in; events out. Returns whether there may be more to receive.
+    fn take_input(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let commands = std::mem::take(&mut *self.mailbox.commands.borrow_mut());
+        for command in commands {
+            self.on_command(command, now);
+        }
+        let more = self.receive(cx, now);
+        self.accept_pending(now);
+        self.run_timers(cx, now);
+        more
+    }
+
+    fn on_command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Dial {
+                remote,
+                config,
+                reply,
+            } => {
+                let _ = reply.send(self.dial(remote, config, now));
+            }
+            Command::Serve(crypto) => {
+                if let Some(acceptor) = &mut self.acceptor {
+                    self.endpoint.set_server_config(Some(acceptor.serve(crypto)));
+                }
+                self.go_away(now);
+            }
+            Command::Drain => {
+                if let Some(acceptor) = &mut self.acceptor {
+                    acceptor.drain();
+                }
+                self.go_away(now);
+            }
+            Command::Connections(reply) => {
+                let _ = reply.send(self.connections.values().cloned().collect());
+            }
+        }
+    }
+
+    fn go_away(&self, now: Instant) {
+        for connection in self.connections.values() {
+            connection.go_away(now);
+        }
+    }
+
+    fn dial(
+        &mut self,
+        remote: SocketAddr,
+        config: ClientConfig,
+        now: Instant,
+    ) -> Result<Rc<Connection>, DialFailure> {
+        let remote = self.reachable(remote).ok_or(DialFailure::Local)?;
+        // The name is not used: peers are known by their SPIFFE ID. TLS needs one that parses.
+        let (handle, proto) = self
+            .endpoint
+            .connect(now, config, remote, "weft.invalid")
+            .map_err(|error| {
+                tracing::debug!(%remote, %error, "dial could not be started");
+                DialFailure::Local
+            })?;
+        Ok(self.adopt(Side::Dial, handle, proto, None, now))
+    }
+
+    fn adopt(
+        &mut self,
+        side: Side,
+        handle: ConnectionHandle,
+        proto: quinn_proto::Connection,
+        handshake: Option<Handshake>,
+        now: Instant,
+    ) -> Rc<Connection> {
+        let (mailbox, stats, config) = (self.mailbox.clone(), self.stats.clone(), self.config.clone());
+        let connection = Connection::new(handle, side, proto, mailbox, stats, config, handshake, now);
+        self.connections.insert(handle, connection.clone());
+        connection.mark_dirty();
+        connection
+    }
+
+    /// `remote` as this socket can send to it: an IPv6 socket reaches IPv4 by mapped addresses.
+    fn reachable(&self, remote: SocketAddr) -> Option<SocketAddr> {
+        match (self.socket.local_addr(), remote.ip()) {
+            (SocketAddr::V4(_), IpAddr::V6(ip)) => ip
+                .to_ipv4_mapped()
+                .map(|ip| SocketAddr::new(ip.into(), remote.port())),
+            (SocketAddr::V6(_), IpAddr::V4(ip)) => {
+                Some(SocketAddr::new(ip.to_ipv6_mapped().into(), remote.port()))
+            }
+            _ => Some(remote),
+        }
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        for _ in 0..RECEIVES_PER_TURN {
+            let count = match self.receive.poll(&mut *self.socket, cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(count)) => count,
+                Poll::Ready(Err(error)) => {
+                    // ICMP errors surface here on some kernels; QUIC has its own timers.
+                    tracing::debug!(%error, "receive failed");
+                    continue;
+                }
+            };
+            self.stats.receive_calls.add(1);
+            for index in 0..count {
+                self.on_received(index, now);
+            }
+        }
+        true
+    }
+
+    /// One receive buffer: a datagram, or several of one size coalesced by GRO.
+    fn on_received(&mut self, index: usize, now: Instant) {
+        let Some((meta, mut datagrams)) = self.receive.take(index) else {
+            return;
+        };
+        while !datagrams.is_empty() {
+            let datagram = datagrams.split_to(meta.stride.clamp(1, datagrams.len()));
+            self.stats.datagrams_received.add(1);
+            self.on_datagram(meta, datagram, now);
+        }
+    }
+
+    fn on_datagram(&mut self, meta: RecvMeta, datagram: BytesMut, now: Instant) {
+        let ecn = meta.ecn.map(|ecn| ecn as u8).and_then(EcnCodepoint::from_bits);
+        self.answer.clear();
+        let event = self
+            .endpoint
+            .handle(now, meta.addr, meta.dst_ip, ecn, datagram, &mut self.answer);
+        match event {
+            None => {}
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(connection) = self.connections.get(&handle) {
+                    connection.on_datagram(event);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.on_first_packet(incoming),
+            Some(DatagramEvent::Response(transmit)) => self.send_answer(&transmit),
+        }
+    }
+
+    fn on_first_packet(&mut self, incoming: quinn_proto::Incoming) {
+        let Some(acceptor) = &mut self.acceptor else {
+            return self.endpoint.ignore(incoming);
+        };
+        let Err((admission, incoming)) = acceptor.admit(incoming) else {
+            return;
+        };
+        self.answer.clear();
+        match admission {
+            Admission::Retry => match self.endpoint.retry(incoming, &mut self.answer) {
+                Ok(transmit) => self.send_answer(&transmit),
+                Err(error) => self.endpoint.ignore(error.into_incoming()),
+            },
+            Admission::Refuse => {
+                let transmit = self.endpoint.refuse(incoming, &mut self.answer);
+                self.send_answer(&transmit);
+            }
+            Admission::Queue | Admission::Ignore => self.endpoint.ignore(incoming),
+        }
+    }
+
+    /// Works off a few handshakes: each costs as much CPU as hundreds of requests.
+    fn accept_pending(&mut self, now: Instant) {
+        for _ in 0..HANDSHAKES_PER_TURN {
+            let Some(acceptor) = &mut self.acceptor else {
+                return;
+            };
+            let Some(incoming) = acceptor.next() else { return };
+            self.answer.clear();
+            let link_mtu = self.socket.link_mtu(incoming.remote_address());
+            match acceptor.accept(&mut self.endpoint, incoming, link_mtu, now, &mut self.answer) {
+                Ok((handle, proto, handshake)) => {
+                    self.adopt(Side::Listen, handle, proto, Some(handshake), now);
+                }
+                Err(Some(transmit)) => self.send_answer(&transmit),
+                Err(None) => {}
+            }
+        }
+        // The rest has the next turn.
+        self.mailbox.wake();
+    }
+
+    fn run_timers(&mut self, cx: &mut Context<'_>, now: Instant) {
+        while let Some(&Reverse((at, key))) = self.timers.peek().filter(|Reverse((at, _))| *at <= now) {
+            self.timers.pop();
+            let Some(connection) = self.connections.get(&ConnectionHandle(key)).cloned() else {
+                continue;
+            };
+            if connection.on_timer(at, now) {
+                connection.mark_dirty();
+            } else {
+                self.arm(&connection);
+            }
+        }
+        let Some(&Reverse((at, _))) = self.timers.peek() else {
+            return;
+        };
+        let at = tokio::time::Instant::from_std(at);
+        // A timer that fires early finds nothing due and is set again: cheaper than setting it each turn.
+        if at < self.sleep.deadline() || self.sleep.is_elapsed() {
+            self.sleep.as_mut().reset(at);
+        }
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            self.mailbox.wake();
+        }
+    }
+
+    /// Hands out the events of every connection that something happened to.
+    fn hand_out_events(&mut self, now: Instant) {
+        self.ready.append(&mut self.mailbox.dirty.borrow_mut());
+        for connection in &self.ready {
+            connection.process(now, &mut self.endpoint);
+            if let Some(acceptor) = &self.acceptor {
+                connection.hand_over_accepted(acceptor);
+            }
+        }
+    }
+
+    /// Sends for every connection in `ready`, until the socket is full.
+    fn transmit(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if !self.flush_blocked(cx) {
+            return;
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        let mut sent = 0;
+        for connection in &ready {
+            sent += 1;
+            connection.clear_dirty();
+            let full = self.transmit_one(connection, cx, now);
+            self.settle(connection, now);
+            if full {
+                connection.mark_dirty();
+                break;
+            }
+        }
+        ready.drain(..sent);
+        // Keeps its allocation; nothing else was put there meanwhile.
+        self.ready = ready;
+    }
+
+    /// Returns whether the socket is full.
+    fn transmit_one(&mut self, connection: &Rc<Connection>, cx: &mut Context<'_>, now: Instant) -> bool {
+        let segments = self.socket.max_gso_segments().min(MAX_SEGMENTS);
+        for _ in 0..BURSTS_PER_TURN {
+            self.burst.clear();
+            let mtu = usize::from(connection.mtu()).max(1);
+            let datagrams = segments.min(MAX_UDP_SEND / mtu).max(1);
+            let Some(transmit) = connection.poll_transmit(now, datagrams, &mut self.burst) else {
+                return false;
+            };
+            if !send(&mut *self.socket, &self.stats, &transmit, &self.burst) {
+                self.blocked = Some(transmit);
+                if !self.flush_blocked(cx) {
+                    return true;
+                }
+            }
+        }
+        connection.mark_dirty();
+        false
+    }
+
+    /// Sends what a full socket kept back; `false` if it still is full, and then we are woken when it is not.
+    fn flush_blocked(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Some(transmit) = &self.blocked {
+            if self.socket.poll_writable(cx).is_pending() {
+                return false;
+            }
+            if send(&mut *self.socket, &self.stats, transmit, &self.burst) {
+                self.blocked = None;
+            }
+        }
+        true
+    }
+
+    /// Sends an answer of the endpoint's own, which a full socket may lose: the peer asks again.
+    fn send_answer(&mut self, transmit: &quinn_proto::Transmit) {
+        send(&mut *self.socket, &self.stats, transmit, &self.answer);
+    }
+
+    /// After a connection's turn: forget it if it is gone, else arm its timer.
+    fn settle(&mut self, connection: &Rc<Connection>, now: Instant) {
+        // What was sent may have ended the connection.
+        connection.process(now, &mut self.endpoint);
+        if connection.is_drained() {
+            self.connections.remove(&connection.handle());
+            return;
+        }
+        self.arm(connection);
+    }
+
+    /// A connection has one entry that counts, at or before its deadline: when the deadline moves back, the
+    /// entry stays and finds nothing due; only when it moves forward is another entry made.
+    fn arm(&mut self, connection: &Rc<Connection>) {
+        if let Some(at) = connection.arm() {
+            self.timers.push(Reverse((at, connection.handle().0)));
+        }
+    }
+}
+
+/// Sends the first `transmit.size` bytes of `buffer`. `false`: the socket is full.
+fn send(
+    socket: &mut dyn DatagramSocket,
+    stats: &TransportStats,
+    transmit: &quinn_proto::Transmit,
+    buffer: &[u8],
+) -> bool {
+    let Some(contents) = buffer.get(..transmit.size) else {
+        return true;
+    };
+    let datagrams = transmit
+        .segment_size
+        .map_or(1, |size| contents.len().div_ceil(size.max(1)));
+    let sent = socket.try_send(&quinn_udp::Transmit {
+        destination: transmit.destination,
+        ecn: transmit
+            .ecn
+            .map(|ecn| ecn as u8)
+            .and_then(quinn_udp::EcnCodepoint::from_bits),
+        contents,
+        segment_size: transmit.segment_size,
+        src_ip: transmit.src_ip,
+    });
+    match sent {
+        Ok(()) => {
+            stats.send_calls.add(1);
+            stats.datagrams_sent.add(datagrams as u64);
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+        // A path MTU probe above the link's MTU: to QUIC it is lost, which is the answer it wants.
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => stats.sends_too_long.add(1),
+        Err(error) => {
+            stats.send_errors.add(1);
+            tracing::debug!(%error, destination = %transmit.destination, "send failed");
+        }
+    }
+    true
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = self.get_mut();
+        *driver.mailbox.waker.borrow_mut() = Some(cx.waker().clone());
+        let now = tokio::time::Instant::now().into_std();
+        if std::mem::take(&mut driver.send_due) || driver.blocked.is_some() {
+            driver.hand_out_events(now);
+            driver.transmit(cx, now);
+        }
+        let more = driver.take_input(cx, now);
+        let work = !driver.mailbox.dirty.borrow().is_empty() || !driver.ready.is_empty();
+        if work && driver.blocked.is_none() {
+            driver.hand_out_events(now);
+            driver.send_due = true;
+        }
+        if driver.send_due || more {
+            cx.waker().wake_by_ref();
+        }
+        if driver.mailbox.shut_down.get() && driver.connections.is_empty() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl ReceiveBuffers {
+    fn new() -> Self {
+        Self {
+            storage: vec![0; RECEIVE_BATCH * RECEIVE_BUFFER].into_boxed_slice(),
+            meta: [RecvMeta::default(); RECEIVE_BATCH],
+        }
+    }
+
+    fn poll(
+        &mut self,
+        socket: &mut dyn DatagramSocket,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<usize>> {
+        let mut buffers: [IoSliceMut<'_>; RECEIVE_BATCH] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        for (slot, chunk) in buffers.iter_mut().zip(self.storage.chunks_mut(RECEIVE_BUFFER)) {
+            *slot = IoSliceMut::new(chunk);
+        }
+        socket.poll_recv(cx, &mut buffers, &mut self.meta)
+    }
+
+    /// Copies buffer `index` out: what streams keep of it must not pin 64 KiB for a hundred bytes.
+    fn take(&self, index: usize) -> Option<(RecvMeta, BytesMut)> {
+        let meta = *self.meta.get(index)?;
+        let start = index * RECEIVE_BUFFER;
+        let bytes = self.storage.get(start..start + meta.len)?;
+        Some((meta, BytesMut::from(bytes)))
+    }
+}

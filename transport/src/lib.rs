@@ -1,0 +1,40 @@
+//! QUIC, HTTP/3 and mutual TLS between Weft sidecars.
+//!
+//! One [`Driver`](driver) task owns a UDP socket, a quinn-proto endpoint and all its connections; everything of
+//! a connection lives on one thread. [`h3`] is the sans-IO HTTP/3 codec; [`RequestStream`] joins the two. A
+//! [`Pool`] dials peers by [`PeerKey`] and hands out streams; a [`Listener`] hands accepted streams to its owner.
+//!
+//! No type of quinn leaves this crate.
+
+pub mod cid;
+mod config;
+mod connection;
+mod control;
+pub mod credentials;
+mod driver;
+mod error;
+pub mod h3;
+mod listener;
+mod peer;
+mod pool;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod socket;
+mod state;
+mod stats;
+mod steer;
+mod stream;
+mod streams;
+mod tunnel;
+pub mod verify;
+
+pub use config::Config;
+pub use connection::{ConnectionInfo, PathInfo};
+pub use error::{DialFailure, Error, ErrorKind, Lost, Processed};
+pub use listener::{Incoming, Listener, ListenerOptions, StartError};
+pub use peer::PeerKey;
+pub use pool::{Pool, PoolOptions};
+pub use state::{EndpointState, StateError};
+pub use stats::{Counter, Gauge, HandshakeFailure, TransportStats};
+pub use stream::{RecvStream, RequestStream, SendStream, TunnelLimit, TunnelSlot};
+pub use tunnel::{TunnelEnd, TunnelError, copy_tunnel};

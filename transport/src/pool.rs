@@ -1,0 +1,398 @@
+//! The dialling side: streams to peers, over connections that are shared by all requests of this worker.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use quinn_proto::{ClientConfig, Endpoint};
+use rand::{SeedableRng, rngs::StdRng};
+use rustc_hash::FxHashMap;
+use tokio::{
+    sync::oneshot,
+    task::{AbortHandle, JoinHandle},
+};
+
+use crate::{
+    config::{Config, Side},
+    connection::{Connection, ConnectionInfo},
+    credentials::Credentials,
+    driver::{Command, Driver, Mailbox},
+    error::{DialFailure, Error, ErrorKind, Lost},
+    h3::Code,
+    listener::StartError,
+    peer::{Advice, Dial, PeerKey},
+    socket::{DatagramSocket, KernelSocket, SocketOptions},
+    state::EndpointState,
+    stats::TransportStats,
+    stream::RequestStream,
+};
+
+/// How often connections without streams are looked at.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// How to dial.
+#[derive(Clone, Debug, Default)]
+pub struct PoolOptions {
+    /// The index of this worker.
+    pub worker: u8,
+}
+
+/// The connections to all peers that one worker talks to. Cheap to clone; the last clone that is dropped ends
+/// them.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    mailbox: Rc<Mailbox>,
+    config: Arc<Config>,
+    stats: Arc<TransportStats>,
+    credentials: RefCell<Arc<Credentials>>,
+    /// The UDP payload of the route to an address.
+    link_mtu: Box<dyn Fn(SocketAddr) -> u16>,
+    peers: RefCell<FxHashMap<PeerKey, Peer>>,
+    rng: RefCell<StdRng>,
+    driver: JoinHandle<()>,
+    sweeper: RefCell<Option<AbortHandle>>,
+}
+
+struct Peer {
+    dial: Dial,
+    /// Normally one.
+    connections: Vec<Rc<Connection>>,
+    waiting: Vec<Waker>,
+    dialling: Option<AbortHandle>,
+}
+
+/// Where a request finds its stream.
+enum Choice {
+    Use(Rc<Connection>),
+    Dial,
+    Wait,
+    Fail(Error),
+}
+
+impl Pool {
+    /// Opens the socket for dialling, on a task of the current `LocalSet`.
+    ///
+    /// # Errors
+    /// No UDP socket can be had.
+    pub fn new(
+        options: &PoolOptions,
+        config: Arc<Config>,
+        state: &EndpointState,
+        credentials: Arc<Credentials>,
+        stats: Arc<TransportStats>,
+    ) -> Result<Self, StartError> {
+        let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+        let socket_options = SocketOptions {
+            buffer: config.socket_buffer,
+            reuse_port: false,
+        };
+        let socket = KernelSocket::dialling(socket_options)
+            .map_err(|source| StartError::Socket { address: any, source })?;
+        let endpoint = config.endpoint(state, options.worker, None);
+        let link_mtu = Box::new(crate::socket::link_mtu);
+        Ok(Self::start(
+            Box::new(socket),
+            endpoint,
+            config,
+            credentials,
+            stats,
+            rand::random(),
+            link_mtu,
+        ))
+    }
+
+    pub(crate) fn start(
+        socket: Box<dyn DatagramSocket>,
+        endpoint: quinn_proto::EndpointConfig,
+        config: Arc<Config>,
+        credentials: Arc<Credentials>,
+        stats: Arc<TransportStats>,
+        seed: [u8; 32],
+        link_mtu: Box<dyn Fn(SocketAddr) -> u16>,
+    ) -> Self {
+        let mtu_discovery = !socket.may_fragment();
+        let endpoint = Endpoint::new(Arc::new(endpoint), None, mtu_discovery, None);
+        let (driver, mailbox) = Driver::new(socket, endpoint, None, config.clone(), stats.clone());
+        let inner = Rc::new(Inner {
+            mailbox,
+            config,
+            stats,
+            credentials: RefCell::new(credentials),
+            link_mtu,
+            peers: RefCell::default(),
+            rng: RefCell::new(StdRng::from_seed(seed)),
+            driver: tokio::task::spawn_local(driver),
+            sweeper: RefCell::default(),
+        });
+        let sweeper = tokio::task::spawn_local(sweep(Rc::downgrade(&inner)));
+        inner.sweeper.replace(Some(sweeper.abort_handle()));
+        Self { inner }
+    }
+
+    /// A stream to `peer`, over an open connection or a new one. However many wait for a peer, it is dialled
+    /// once. Waits as long as the peer's stream limit is reached: give it a deadline.
+    ///
+    /// # Errors
+    /// The peer can't be had now. Nothing was sent: any request may go to another endpoint.
+    pub async fn stream(&self, peer: &PeerKey) -> Result<RequestStream, Error> {
+        let mut waited = false;
+        poll_fn(|cx| self.poll_stream(peer, &mut waited, cx)).await
+    }
+
+    /// Dials with other credentials from now on. The connections there are stay until they end.
+    pub fn set_credentials(&self, credentials: Arc<Credentials>) {
+        self.inner.credentials.replace(credentials);
+    }
+
+    /// What each connection is doing, with the peer that it leads to.
+    pub fn connections(&self) -> Vec<(PeerKey, ConnectionInfo)> {
+        let now = tokio::time::Instant::now().into_std();
+        let peers = self.inner.peers.borrow();
+        let of_peer = |(key, peer): (&PeerKey, &Peer)| {
+            peer.connections
+                .iter()
+                .map(|connection| (key.clone(), connection.info(now)))
+                .collect::<Vec<_>>()
+        };
+        peers.iter().flat_map(of_peer).collect()
+    }
+
+    /// Ends all connections when the requests on them are done.
+    pub async fn drain(&self) {
+        let now = tokio::time::Instant::now().into_std();
+        let connections = self.inner.mailbox.connections().await;
+        for connection in &connections {
+            connection.go_away(now);
+        }
+        for connection in &connections {
+            poll_fn(|cx| connection.poll_closed(cx)).await;
+        }
+    }
+
+    fn poll_stream(
+        &self,
+        key: &PeerKey,
+        waited: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<RequestStream, Error>> {
+        loop {
+            let choice = self.choose(key, *waited, cx);
+            let connection = match choice {
+                Choice::Use(connection) => connection,
+                Choice::Fail(error) => return Poll::Ready(Err(error)),
+                Choice::Wait => {
+                    *waited = true;
+                    return Poll::Pending;
+                }
+                Choice::Dial => {
+                    *waited = true;
+                    self.dial(key);
+                    continue;
+                }
+            };
+            let opened = connection.inner.borrow_mut().poll_open(cx);
+            match opened {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(id)) => return Poll::Ready(Ok(RequestStream::new(connection, id))),
+                // It ended between two looks at it; there may be another.
+                Poll::Ready(Err(_)) => self.forget(key, &connection),
+            }
+        }
+    }
+
+    fn choose(&self, key: &PeerKey, waited: bool, cx: &mut Context<'_>) -> Choice {
+        let now = tokio::time::Instant::now().into_std();
+        let mut peers = self.inner.peers.borrow_mut();
+        if !peers.contains_key(key) {
+            peers.insert(key.clone(), Peer::new());
+        }
+        let Some(peer) = peers.get_mut(key) else {
+            return Choice::Fail(DialFailure::Local.into());
+        };
+        peer.connections.retain(|connection| connection.is_open());
+        if let Some(connection) = peer
+            .connections
+            .iter()
+            .find(|connection| !connection.is_crowded())
+        {
+            return Choice::Use(connection.clone());
+        }
+        let crowded = peer.connections.last().cloned();
+        if let Some(connection) = &crowded
+            && peer.connections.len() >= self.inner.config.max_connections_per_peer
+        {
+            return Choice::Use(connection.clone());
+        }
+        match (peer.dial.on_demand(now), crowded) {
+            (Advice::Dial, _) => Choice::Dial,
+            (Advice::Wait, _) => {
+                peer.waiting.push(cx.waker().clone());
+                Choice::Wait
+            }
+            // Better a connection with stalled readers on it than none.
+            (Advice::Fail { .. }, Some(connection)) => Choice::Use(connection),
+            (Advice::Fail { last, .. }, None) if waited => Choice::Fail(last.into()),
+            (Advice::Fail { remaining, last }, None) => {
+                Choice::Fail(ErrorKind::Backoff { remaining, last }.into())
+            }
+        }
+    }
+
+    /// Dials on a task of its own: a request that gives up must not end the dial that others wait for.
+    fn dial(&self, key: &PeerKey) {
+        let task = tokio::task::spawn_local(dial_task(Rc::downgrade(&self.inner), key.clone()));
+        if let Some(peer) = self.inner.peers.borrow_mut().get_mut(key) {
+            peer.dialling = Some(task.abort_handle());
+        }
+    }
+
+    fn forget(&self, key: &PeerKey, connection: &Rc<Connection>) {
+        if let Some(peer) = self.inner.peers.borrow_mut().get_mut(key) {
+            peer.connections.retain(|other| !Rc::ptr_eq(other, connection));
+        }
+    }
+}
+
+impl Inner {
+    fn start_dial(
+        &self,
+        key: &PeerKey,
+    ) -> Result<(oneshot::Receiver<Result<Rc<Connection>, DialFailure>>, Refused), DialFailure> {
+        let credentials = self.credentials.borrow().clone();
+        let tls = credentials.quic_client(&key.identity).map_err(|error| {
+            tracing::warn!(peer = ?key, %error, "can't dial with the credentials of this workload");
+            DialFailure::Local
+        })?;
+        let mut config = ClientConfig::new(tls.config);
+        let link_mtu = (self.link_mtu)(key.address);
+        config.transport_config(Arc::new(self.config.transport(Side::Dial, link_mtu)));
+        let (reply, connection) = oneshot::channel();
+        self.mailbox.command(Command::Dial {
+            remote: key.address,
+            config,
+            reply,
+        });
+        Ok((connection, tls.refusal))
+    }
+
+    fn on_dialled(&self, key: &PeerKey, result: Result<Rc<Connection>, DialFailure>) {
+        let now = tokio::time::Instant::now().into_std();
+        let mut peers = self.peers.borrow_mut();
+        let Some(peer) = peers.get_mut(key) else { return };
+        peer.dialling = None;
+        match result {
+            Ok(connection) => {
+                peer.dial.on_confirmed();
+                peer.connections.push(connection);
+            }
+            Err(failure) => {
+                self.stats.handshake_failed(failure.into());
+                tracing::warn!(peer = ?key, reason = failure.reason(), error = %failure, "dial failed");
+                peer.dial.on_failed(failure, now, &mut *self.rng.borrow_mut());
+            }
+        }
+        for waker in peer.waiting.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.driver.abort();
+        if let Some(sweeper) = self.sweeper.get_mut() {
+            sweeper.abort();
+        }
+        for peer in self.peers.get_mut().values_mut() {
+            if let Some(dialling) = &peer.dialling {
+                dialling.abort();
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self {
+            dial: Dial::Idle,
+            connections: Vec::new(),
+            waiting: Vec::new(),
+            dialling: None,
+        }
+    }
+}
+
+async fn dial_task(pool: Weak<Inner>, key: PeerKey) {
+    let Some(started) = pool
+        .upgrade()
+        .map(|inner| (inner.start_dial(&key), inner.config.dial_timeout))
+    else {
+        return;
+    };
+    let result = match started {
+        (Ok((connection, refused)), limit) => establish(connection, &refused, limit).await,
+        (Err(failure), _) => Err(failure),
+    };
+    if let Some(inner) = pool.upgrade() {
+        inner.on_dialled(&key, result);
+    }
+}
+
+type Refused = Arc<std::sync::OnceLock<crate::verify::Refusal>>;
+
+/// Waits until the peer has confirmed the handshake: not before has it accepted our certificate.
+async fn establish(
+    connection: oneshot::Receiver<Result<Rc<Connection>, DialFailure>>,
+    refused: &Refused,
+    limit: Duration,
+) -> Result<Rc<Connection>, DialFailure> {
+    let connection = connection.await.map_err(|_| DialFailure::Local)??;
+    let established = poll_fn(|cx| connection.poll_established(cx));
+    match tokio::time::timeout(limit, established).await {
+        Ok(Ok(())) => Ok(connection),
+        Ok(Err(failure)) => Err(refused
+            .get()
+            .map_or(failure, |refusal| DialFailure::PeerRefused(*refusal))),
+        Err(_) => {
+            connection.abandon(tokio::time::Instant::now().into_std(), DialFailure::Timeout);
+            Err(DialFailure::Timeout)
+        }
+    }
+}
+
+/// Closes connections that nobody has used for long, and forgets peers that have none.
+async fn sweep(pool: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(inner) = pool.upgrade() else { return };
+        let now = tokio::time::Instant::now().into_std();
+        inner.peers.borrow_mut().retain(|_, peer| {
+            peer.connections.retain(|connection| {
+                let idle = connection
+                    .idle_for(now)
+                    .is_some_and(|idle| idle >= inner.config.idle_connection);
+                if idle {
+                    connection.close(now, Code::H3_NO_ERROR, Lost::Local);
+                }
+                !idle && connection.is_open()
+            });
+            let quiet = match peer.dial {
+                Dial::Idle => true,
+                Dial::UnderWay { .. } => false,
+                // Remembered for a while after its pause, so that the pauses can grow.
+                Dial::Paused { until, .. } => now > until + SWEEP,
+            };
+            !(quiet && peer.connections.is_empty())
+        });
+    }
+}

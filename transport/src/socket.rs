@@ -1,0 +1,231 @@
+//! UDP sockets: batches in (recvmmsg, GRO), batches out (GSO), and the kernel's limits said aloud.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, BorrowedFd},
+    task::{Context, Poll, ready},
+};
+
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+
+/// What the driver needs of a socket: a real one, or an in-memory one in virtual time.
+pub(crate) trait DatagramSocket {
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>>;
+
+    /// Sends now, or `WouldBlock`.
+    fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()>;
+
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Datagrams that one send may carry.
+    fn max_gso_segments(&self) -> usize;
+
+    /// Whether datagrams above the path MTU are fragmented, so that path MTU discovery can't work.
+    fn may_fragment(&self) -> bool;
+
+    fn local_addr(&self) -> SocketAddr;
+
+    /// The UDP payload that the route to `remote` takes as far as this host knows.
+    fn link_mtu(&self, remote: SocketAddr) -> u16;
+}
+
+/// A socket of the kernel.
+pub(crate) struct KernelSocket {
+    io: tokio::net::UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+}
+
+/// How to open a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketOptions {
+    pub(crate) buffer: usize,
+    /// Several workers share the port.
+    pub(crate) reuse_port: bool,
+}
+
+impl KernelSocket {
+    /// Binds `address`; an IPv6 wildcard takes IPv4 too.
+    pub(crate) fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            socket.set_only_v6(false)?;
+        }
+        if options.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Self::with_buffers(socket.into(), options.buffer)
+    }
+
+    /// A socket for dialling: both families where the host has both.
+    pub(crate) fn dialling(options: SocketOptions) -> io::Result<Self> {
+        let any = |ip: IpAddr| SocketAddr::new(ip, 0);
+        Self::bind(any(Ipv6Addr::UNSPECIFIED.into()), options)
+            .or_else(|_| Self::bind(any(Ipv4Addr::UNSPECIFIED.into()), options))
+    }
+
+    fn with_buffers(socket: UdpSocket, wanted: usize) -> io::Result<Self> {
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        let reference = || UdpSockRef::from(&socket);
+        state.set_recv_buffer_size(reference(), wanted)?;
+        state.set_send_buffer_size(reference(), wanted)?;
+        // Linux reports twice what was asked for, the rest being its own bookkeeping (socket(7)).
+        warn_if_short(
+            "receive",
+            "net.core.rmem_max",
+            state.recv_buffer_size(reference())? / 2,
+            wanted,
+        );
+        warn_if_short(
+            "send",
+            "net.core.wmem_max",
+            state.send_buffer_size(reference())? / 2,
+            wanted,
+        );
+        let local = socket.local_addr()?;
+        Ok(Self {
+            io: tokio::net::UdpSocket::from_std(socket)?,
+            state,
+            local,
+        })
+    }
+}
+
+fn warn_if_short(direction: &str, sysctl: &str, got: usize, wanted: usize) {
+    if got < wanted {
+        tracing::warn!(
+            got,
+            wanted,
+            "the UDP {direction} buffer is smaller than Weft asked for, so bursts are lost under load; \
+             run: sysctl -w {sysctl}={wanted}"
+        );
+    }
+}
+
+impl AsFd for KernelSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
+
+impl DatagramSocket for KernelSocket {
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            let received = self.io.try_io(Interest::READABLE, || {
+                self.state.recv(UdpSockRef::from(&self.io), buffers, meta)
+            });
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, || {
+            self.state.try_send(UdpSockRef::from(&self.io), transmit)
+        })
+    }
+
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_send_ready(cx)
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn link_mtu(&self, remote: SocketAddr) -> u16 {
+        link_mtu(remote)
+    }
+}
+
+/// The UDP payload that the route to `remote` takes as far as this host knows.
+pub(crate) fn link_mtu(remote: SocketAddr) -> u16 {
+    route_mtu(remote).unwrap_or(ETHERNET_PAYLOAD)
+}
+
+/// UDP payload over IPv6 on a link of 1,500 bytes.
+const ETHERNET_PAYLOAD: u16 = 1_452;
+
+/// Asks the kernel for the MTU of the route to `remote`, less IP and UDP headers. A connected UDP socket sends
+/// nothing; it only makes the kernel look the route up.
+fn route_mtu(remote: SocketAddr) -> Option<u16> {
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP)).ok()?;
+    socket.connect(&remote.into()).ok()?;
+    let (mtu, headers) = match remote.ip() {
+        IpAddr::V4(_) => (mtu_option::ipv4(&socket)?, 20 + 8),
+        IpAddr::V6(_) => (mtu_option::ipv6(&socket)?, 40 + 8),
+    };
+    Some(u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX))
+}
+
+#[expect(
+    unsafe_code,
+    reason = "no crate here wraps the IP_MTU and IPV6_MTU socket options"
+)]
+mod mtu_option {
+    use std::os::fd::AsRawFd;
+
+    use socket2::Socket;
+
+    pub(super) fn ipv4(socket: &Socket) -> Option<u32> {
+        get(socket, libc::IPPROTO_IP, libc::IP_MTU)
+    }
+
+    pub(super) fn ipv6(socket: &Socket) -> Option<u32> {
+        get(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU)
+    }
+
+    fn get(socket: &Socket, level: libc::c_int, option: libc::c_int) -> Option<u32> {
+        let mut value: libc::c_int = 0;
+        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: `value` and `length` outlive the call and `length` is the size of `value`.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw mut value).cast(),
+                &raw mut length,
+            )
+        };
+        (result == 0).then_some(value)?.try_into().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_route_takes_more_than_ethernet() {
+        let mtu = route_mtu("127.0.0.1:9".parse().unwrap()).unwrap();
+        assert!(mtu > ETHERNET_PAYLOAD, "{mtu}");
+    }
+}
