@@ -94,6 +94,11 @@ impl Errors {
         self.found.borrow().total
     }
 
+    /// Whether one more would not be kept, so that nobody need find out where it is.
+    pub(crate) fn is_full(&self) -> bool {
+        self.count() >= MAX_ERRORS
+    }
+
     /// All that were kept, and, if there were more, one that says how many.
     pub fn into_vec(self) -> Vec<DocumentError> {
         let Found { mut kept, total } = self.found.into_inner();

@@ -285,3 +285,145 @@ fn check_uid(uid: &str) -> Result<(), NameError> {
     }
     Err(NameError("is not a uid (1 to 512 visible characters of ASCII)"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn assert_names<T>(parse: fn(&str) -> Result<T, NameError>, names: &[&str], others: &[&str]) {
+        for name in names {
+            assert!(parse(name).is_ok(), "{name:?}");
+        }
+        for other in others {
+            assert!(parse(other).is_err(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn dns_labels() {
+        let (long, too_long) = ("a".repeat(63), "a".repeat(64));
+        assert_names(
+            DnsLabel::parse,
+            &["a", "0", "a-b", "0--0", "xn--p1ai", &long],
+            &[
+                "", "-", "-a", "a-", "A", "a.b", "a_b", "a b", "a\n", "\u{e9}", "\0", &too_long,
+            ],
+        );
+        assert!(DnsLabel::parse("a0").unwrap().is_rfc1035());
+        assert!(!DnsLabel::parse("0a").unwrap().is_rfc1035());
+    }
+
+    #[test]
+    fn dns_names() {
+        let long = format!("{}.b", "a".repeat(251));
+        let too_long = format!("{}.b", "a".repeat(252));
+        assert_names(
+            DnsName::parse,
+            &["a", "web-0", "a.b", "0.1.2", &long],
+            &[
+                "", ".", "a.", ".a", "a..b", "a.-b", "a-.b", "A.b", "a/b", "a_b", &too_long,
+            ],
+        );
+    }
+
+    #[test]
+    fn port_names() {
+        assert_names(
+            PortName::parse,
+            &["a", "http", "http-2", "2a", "abcdefghijklmno"],
+            &[
+                "",
+                "80",
+                "1-2",
+                "-a",
+                "a-",
+                "a--b",
+                "A",
+                "a.b",
+                "a_b",
+                "abcdefghijklmnop",
+            ],
+        );
+    }
+
+    #[test]
+    fn uids() {
+        let (long, too_long) = ("x".repeat(512), "x".repeat(513));
+        assert_names(
+            WorkloadUid::parse,
+            &["a", "A/b:c~!", &long],
+            &["", " ", "a b", "a\n", "\u{7f}", "\u{e9}", &too_long],
+        );
+        let longest = WorkloadUid::of(
+            &DnsLabel::parse(&"a".repeat(63)).unwrap(),
+            &DnsName::parse(&"b".repeat(253)).unwrap(),
+        );
+        assert!(WorkloadUid::parse(&longest).is_ok());
+    }
+
+    #[test]
+    fn label_keys_and_values() {
+        let (long, too_long) = ("a".repeat(63), "a".repeat(64));
+        let prefixed = format!("{}/{long}", "p".repeat(253));
+        for key in ["a", "A_b.c-1", "example.com/a", "0", &long, &prefixed] {
+            assert_eq!(check_label_key(key), Ok(()), "{key}");
+        }
+        let too_long_prefix = format!("{}/a", "p".repeat(254));
+        for key in [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a/b/c",
+            "_a",
+            "a_",
+            "A.com/a",
+            "a b",
+            "\u{e9}",
+            &too_long,
+            &too_long_prefix,
+        ] {
+            assert!(check_label_key(key).is_err(), "{key}");
+        }
+        for value in ["", "a", "A_b.c-1", &long] {
+            assert_eq!(check_label_value(value), Ok(()), "{value}");
+        }
+        for value in ["_", "a-", ".a", "a/b", "a b", &too_long] {
+            assert!(check_label_value(value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn selection() {
+        let labels = |pairs: &[(&str, &str)]| {
+            let mut labels = Labels::default();
+            for (key, value) in pairs {
+                labels.insert(key, value).unwrap();
+            }
+            labels
+        };
+        let web = labels(&[("app", "web"), ("tier", "front")]);
+        assert!(web.are_selected_by(&labels(&[("app", "web")])));
+        assert!(web.are_selected_by(&web));
+        assert!(!web.are_selected_by(&labels(&[("app", "db")])));
+        assert!(!web.are_selected_by(&labels(&[("app", "web"), ("zone", "a")])));
+        assert!(!web.are_selected_by(&labels(&[])));
+        assert!(labels(&[]).clone().insert("a b", "c").is_err());
+        assert!(labels(&[]).clone().insert("a", "b c").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_a_segment_of_a_spiffe_id(namespace in "[a-z0-9.-]{1,70}", account in "[a-z0-9.-]{1,260}") {
+            let trust_domain = crate::identity::TrustDomain::parse("mesh.example").unwrap();
+            if let (Ok(namespace), Ok(account)) = (DnsLabel::parse(&namespace), DnsName::parse(&account)) {
+                let id = crate::identity::SpiffeId::for_service_account(&trust_domain, &namespace, &account);
+                prop_assert_eq!(
+                    id,
+                    Ok(crate::identity::SpiffeId::from_checked_segments(&trust_domain, &namespace, &account))
+                );
+            }
+        }
+    }
+}

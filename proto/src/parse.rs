@@ -154,7 +154,7 @@ impl<'a> Documents<'a> {
 impl Origin<'_> {
     /// Reports an error of a field of the document.
     fn error(&self, errors: &Errors, path: &str, message: String) {
-        let at = self.locate(path);
+        let at = self.locate(errors, path);
         let (line, column) = at.map_or((0, 0), |at| (at.line, at.column));
         let (file, path) = (self.chunk.file.to_owned(), path.to_owned());
         errors.push(DocumentError {
@@ -167,16 +167,19 @@ impl Origin<'_> {
     }
 
     /// Where a field of the document is, as `FILE:LINE`.
-    fn place_of(&self, path: &str) -> String {
+    fn place_of(&self, errors: &Errors, path: &str) -> String {
         format!(
             "{}:{}",
             self.chunk.file,
-            self.locate(path).map_or(0, |at| at.line)
+            self.locate(errors, path).map_or(0, |at| at.line)
         )
     }
 
-    /// Reads the document again: errors are rare and few, and its positions are not worth keeping.
-    fn locate(&self, path: &str) -> Option<yaml::Position> {
+    /// Reads the document again: few errors are shown, and the positions of all documents are not worth keeping.
+    fn locate(&self, errors: &Errors, path: &str) -> Option<yaml::Position> {
+        if errors.is_full() {
+            return None;
+        }
         let documents = yaml::documents(self.chunk, &Errors::new());
         documents.get(self.index).map(|root| yaml::locate(root, path))
     }

@@ -1,5 +1,12 @@
 //! Each rule of the documents, with the exact error that breaking it gives.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::net::IpAddr;
 use weft_proto::model::{
     AppProtocol, Authorization, ClusterIp, Egress, InboundMode, Mesh, TargetPort, Unmeshed,
@@ -716,6 +723,11 @@ fn workloads() {
             ("locality: eu", "spec.locality: expected a mapping, found eu"),
             ("locality: {zone: a}", "spec.locality.region: missing"),
             (
+                "locality: {region: ''}",
+                "spec.locality.region: \"\" is not the name of a place (1 to 63 letters, digits, '.', '-' and '_', a letter or \
+                 digit first and last)",
+            ),
+            (
                 "locality: {region: eu, subzone: a}",
                 "spec.locality.subzone: is a part of a zone: give the zone as well",
             ),
@@ -814,6 +826,15 @@ fn mesh_configs() {
             (
                 "meshRanges: ['::ffff:10.0.0.0/104']",
                 "spec.meshRanges[0]: ::ffff:10.0.0.0/104 is a range of IPv4-mapped addresses: write it as IPv4",
+            ),
+            // Ranges that are wrong are not said to be missing as well.
+            (
+                "meshRanges: [10.0.0.1/8]\negress: allow",
+                "spec.meshRanges[0]: 10.0.0.1/8 has bits of a host: write 10.0.0.0/8",
+            ),
+            (
+                "meshRanges: []\negress: allow",
+                "+1 spec.egress: allow needs meshRanges: without them, traffic for a workload that is gone would leave in the clear",
             ),
             (
                 "serviceRanges: [10.0.0.0/8, 10.0.0.0/8]",
@@ -1266,7 +1287,8 @@ fn a_workload_of_another_namespace_is_not_selected() {
     );
     let other = "---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {name: a, namespace: b, labels: {app: web}}\n\
                  spec: {address: 10.0.0.1, meshPort: 1}\n";
-    mesh(&format!("{text}{other}"));
+    let mesh = mesh(&format!("{text}{other}"));
+    assert_eq!(mesh.workloads_of(&mesh.services[0]).count(), 0);
 }
 
 #[test]

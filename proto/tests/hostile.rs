@@ -1,5 +1,12 @@
 //! Whatever the text, reading it ends, in bounded time and memory, with a mesh or with errors that say where.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use proptest::prelude::*;
 use std::path::Path;
 use weft_proto::error::MAX_ERRORS;
@@ -151,6 +158,43 @@ fn wide_texts() {
     assert_eq!(read(&unknown).len(), MAX_ERRORS + 1);
     let same = "a: 1\n".repeat(30_000);
     assert_eq!(read(&same).len(), MAX_ERRORS + 1);
+}
+
+/// An error between documents reads both once more, to say where: but not for errors that are not shown.
+#[test]
+fn many_clashes_in_large_documents() {
+    let ports: String = (1..2_000).map(|port| format!("  - {{port: {port}}}\n")).collect();
+    let workload = |name: &str| {
+        format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}}}\n\
+             spec:\n  address: 10.0.0.1\n  ports:\n{ports}"
+        )
+    };
+    let start = std::time::Instant::now();
+    read(&workload("a"));
+    let once = start.elapsed();
+    let start = std::time::Instant::now();
+    let errors = read(&format!(
+        "{MESH}{}{}{}",
+        workload("a"),
+        workload("b"),
+        workload("c")
+    ));
+    assert_eq!(
+        errors.last().unwrap().to_string(),
+        format!("{} more errors are not shown", 2 * 1_999 - MAX_ERRORS)
+    );
+    let line = MESH.lines().count() + 8;
+    assert_eq!(
+        errors[0].to_string(),
+        format!(
+            "m.yaml:{}: spec.ports[0].port: port 1 of 10.0.0.1 is spec.ports[0].port of the Workload default/a \
+             (m.yaml:{line}) already",
+            line + 2_006
+        )
+    );
+    // 100 errors read two documents each; all 3,998 would read 8,000.
+    assert!(start.elapsed() < 2_000 * once, "{:?}, {once:?}", start.elapsed());
 }
 
 #[test]

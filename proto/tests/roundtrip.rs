@@ -1,5 +1,12 @@
 //! A mesh that is written as documents and read again is the same mesh.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -182,7 +189,7 @@ fn service_text() -> impl Strategy<Value = String> {
     let target = prop_oneof![
         Just("".to_owned()),
         (1..=u16::MAX).prop_map(|port| port.to_string()),
-        "[a-z]{5,15}"
+        "[a-z]{1,15}".prop_map(|name| format!("{name:?}"))
     ];
     let ports = prop::collection::btree_map(
         1..=u16::MAX,

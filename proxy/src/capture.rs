@@ -103,7 +103,10 @@ impl OutgoingSockets {
     pub(crate) fn register(&self, local: SocketAddr) -> OutgoingGuard {
         let address = canonical(local);
         self.lock().insert(address);
-        OutgoingGuard { sockets: self.clone(), address }
+        OutgoingGuard {
+            sockets: self.clone(),
+            address,
+        }
     }
 
     /// Whether `peer`, the source of an accepted connection, is a socket of ours.
@@ -186,7 +189,11 @@ fn redirected(accepted: &Accepted) -> Option<SocketAddr> {
 fn original_destination(stream: &tokio::net::TcpStream) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
     let is_v4 = stream.local_addr().ok()?.ip().to_canonical().is_ipv4();
-    let original = if is_v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let original = if is_v4 {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
     original.ok()?.as_socket().map(canonical)
 }
 
@@ -224,8 +231,14 @@ mod tests {
 
     #[test]
     fn an_original_destination_of_its_own_means_not_redirected() {
-        assert_eq!(decide(&accepted("127.0.0.1:15001", None)), Ok(Destination::Explicit));
-        assert_eq!(decide(&accepted("127.0.0.1:15001", Some("127.0.0.1:15001"))), Ok(Destination::Explicit));
+        assert_eq!(
+            decide(&accepted("127.0.0.1:15001", None)),
+            Ok(Destination::Explicit)
+        );
+        assert_eq!(
+            decide(&accepted("127.0.0.1:15001", Some("127.0.0.1:15001"))),
+            Ok(Destination::Explicit)
+        );
         assert_eq!(
             decide(&accepted("[::ffff:127.0.0.1]:15001", Some("127.0.0.1:15001"))),
             Ok(Destination::Explicit)
@@ -285,7 +298,10 @@ mod tests {
         connection.peer = address("[::ffff:127.0.0.6]:40000");
 
         let guard = outgoing.register(address("127.0.0.6:40000"));
-        assert_eq!(destination(&connection, &listeners, &outgoing), Err(Refusal::OwnSocket));
+        assert_eq!(
+            destination(&connection, &listeners, &outgoing),
+            Err(Refusal::OwnSocket)
+        );
         // Another application may use the same port from another address.
         connection.peer = address("127.0.0.7:40000");
         assert!(destination(&connection, &listeners, &outgoing).is_ok());
@@ -298,7 +314,9 @@ mod tests {
     #[tokio::test]
     async fn a_plain_connection_is_explicit() {
         for listen in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
-            let Ok(listener) = tokio::net::TcpListener::bind(listen).await else { continue };
+            let Ok(listener) = tokio::net::TcpListener::bind(listen).await else {
+                continue;
+            };
             let bound = listener.local_addr().unwrap();
             let target = match bound.ip().is_unspecified() {
                 true => SocketAddr::new("127.0.0.1".parse().unwrap(), bound.port()),

@@ -123,26 +123,50 @@ pub(crate) fn write(args: &DevCertsArgs) -> Result<Vec<Written>, DevCertsError> 
     if new {
         let until = format!("until {}", date(authority.not_after));
         let key = authority.issuer.key().serialize_pem();
-        files.push(File::key(
-            ca_key,
-            key,
-            "the key of the development CA: keep it to yourself".into(),
-        ));
+        let content = "the key of the development CA: keep it to yourself".to_owned();
+        files.push(File {
+            path: ca_key,
+            text: key,
+            mode: KEY_MODE,
+            replace: false,
+            content,
+        });
         let content = format!("the development CA of {}, {until}", args.trust_domain);
-        files.push(File::certificate(ca, authority.pem.clone(), content));
+        let text = authority.pem.clone();
+        files.push(File {
+            path: ca,
+            text,
+            mode: CERTIFICATE_MODE,
+            replace: false,
+            content,
+        });
     }
-    for name in &args.names {
+    for (index, name) in args.names.iter().enumerate() {
+        if args.names.iter().take(index).any(|earlier| earlier == name) {
+            continue;
+        }
         let id = name.id(&args.trust_domain)?;
         let svid = authority.issue(&id, args.lifetime, now)?;
         let path = |extension: &str| args.directory.join(format!("{}.{extension}", name.text));
-        files.push(File::key(path("key"), svid.key, format!("the key of {id}")));
-        files.push(File::certificate(
-            path("pem"),
-            svid.chain,
-            format!("{id}, until {}", date(svid.not_after)),
-        ));
+        let replace = args.force;
+        let content = format!("the key of {id}");
+        files.push(File {
+            path: path("key"),
+            text: svid.key,
+            mode: KEY_MODE,
+            replace,
+            content,
+        });
+        let content = format!("{id}, until {}", date(svid.not_after));
+        files.push(File {
+            path: path("pem"),
+            text: svid.chain,
+            mode: CERTIFICATE_MODE,
+            replace,
+            content,
+        });
     }
-    write_files(files, args.force)
+    write_files(files)
 }
 
 /// A development CA in memory.
@@ -285,44 +309,24 @@ struct File {
     path: PathBuf,
     text: String,
     mode: u32,
-    /// The CA's files are never replaced, whatever `--force` says.
+    /// Whether it may take the place of another.
+    replace: bool,
+    /// What is in it, for the reader.
     content: String,
 }
 
-impl File {
-    fn key(path: PathBuf, text: String, content: String) -> Self {
-        Self {
-            path,
-            text,
-            mode: KEY_MODE,
-            content,
-        }
-    }
-
-    fn certificate(path: PathBuf, text: String, content: String) -> Self {
-        Self {
-            path,
-            text,
-            mode: CERTIFICATE_MODE,
-            content,
-        }
-    }
-}
-
-fn write_files(files: Vec<File>, force: bool) -> Result<Vec<Written>, DevCertsError> {
-    if !force {
-        let in_the_way: Vec<_> = files
-            .iter()
-            .filter(|file| file.path.symlink_metadata().is_ok())
-            .map(|file| file.path.clone())
-            .collect();
-        if !in_the_way.is_empty() {
-            return Err(DevCertsError::Exists(in_the_way));
-        }
+fn write_files(files: Vec<File>) -> Result<Vec<Written>, DevCertsError> {
+    let in_the_way: Vec<_> = files
+        .iter()
+        .filter(|file| !file.replace && file.path.symlink_metadata().is_ok())
+        .map(|file| file.path.clone())
+        .collect();
+    if !in_the_way.is_empty() {
+        return Err(DevCertsError::Exists(in_the_way));
     }
     let mut written = Vec::with_capacity(files.len());
     for file in files {
-        write_file(&file, force)?;
+        write_file(&file)?;
         written.push(Written {
             path: file.path,
             content: file.content,
@@ -332,7 +336,7 @@ fn write_files(files: Vec<File>, force: bool) -> Result<Vec<Written>, DevCertsEr
 }
 
 /// Writes a file whole or not at all, with its mode from the start.
-fn write_file(file: &File, force: bool) -> Result<(), DevCertsError> {
+fn write_file(file: &File) -> Result<(), DevCertsError> {
     let failed = |error| DevCertsError::Io {
         path: file.path.clone(),
         error,
@@ -349,7 +353,7 @@ fn write_file(file: &File, force: bool) -> Result<(), DevCertsError> {
         .map_err(failed)?;
     io::Write::write_all(&mut temporary, file.text.as_bytes()).map_err(failed)?;
     temporary.as_file().sync_all().map_err(failed)?;
-    let persisted = if force {
+    let persisted = if file.replace {
         temporary.persist(&file.path)
     } else {
         temporary.persist_noclobber(&file.path)
@@ -568,7 +572,11 @@ mod tests {
             "something was written nevertheless"
         );
 
-        assert_eq!(write(&args(directory, &["db"])).unwrap().len(), 2, "a second CA");
+        assert_eq!(
+            write(&args(directory, &["db", "db"])).unwrap().len(),
+            2,
+            "a second CA, or db twice"
+        );
         load(directory, "db");
         write(&args(directory, &["--force", "web"])).unwrap();
         load(directory, "web");

@@ -1,12 +1,6 @@
 //! The workload's identity from files: loaded at the start, and again whenever they change.
 //!
-//! The files are looked at every few seconds, and at once on SIGHUP. Looking means reading them and
-//! comparing bytes. That is a few microseconds for three small files, and unlike inotify or a file's
-//! time it cannot miss anything: not the symlink that Kubernetes swaps above a mounted file, not a write
-//! of the same size within one tick of the clock, not a directory on a network.
-//!
-//! Files are seldom replaced all at the same instant. While what is read does not make valid credentials,
-//! the last good ones stay; only what is still wrong at the next look is worth a warning.
+//! How they are followed, and what happens while they are in the middle of a change: [`crate::watch_files`].
 
 use std::{
     fmt, fs, io,
@@ -15,17 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::sync::watch;
 use weft_proto::SpiffeId;
 use weft_transport::credentials::{Credentials, CredentialsError};
 use zeroize::Zeroizing;
 
-/// How often the files are looked at. A renewal comes hours before it is needed, so seconds are enough.
-const POLL: Duration = Duration::from_secs(5);
+use crate::watch_files::{self, Hangup, Looks, read_file};
 
 /// Far above any chain or bundle; a bound on what a wrong path can make us read.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -126,18 +115,14 @@ impl IdentityWatcher {
     /// # Errors
     /// SIGHUP cannot be listened for.
     pub(crate) async fn run(self) -> io::Result<()> {
-        let hangup = signal(SignalKind::hangup())?;
-        self.follow(hangup).await;
+        self.follow(Looks::begin("the identity's files")?).await;
         Ok(())
     }
 
-    async fn follow(mut self, mut hangup: impl Hangup) {
-        let mut ticks = interval(POLL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn follow(mut self, mut looks: Looks<impl Hangup>) {
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
-                () = hangup.received() => tracing::info!("SIGHUP: looking at the identity's files"),
+                () = looks.next() => {}
                 () = self.credentials.closed() => return,
             }
             let files = self.reloader.files.clone();
@@ -191,32 +176,25 @@ impl IdentityWatcher {
     }
 }
 
-/// SIGHUP, or a test.
-trait Hangup {
-    async fn received(&mut self);
-}
-
-impl Hangup for Signal {
-    async fn received(&mut self) {
-        // Without signals any more there is still the poll.
-        if self.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
 /// The bytes of all three files, read one after the other.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Contents {
     certificate: Vec<u8>,
     key: Zeroizing<Vec<u8>>,
     trust_bundle: Vec<u8>,
 }
 
+impl fmt::Debug for Contents {
+    /// Never the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contents").finish_non_exhaustive()
+    }
+}
+
 impl Contents {
     fn read(files: &IdentityFiles) -> Result<Self, IdentityError> {
         let read = |path: &Path| {
-            read_file(path).map_err(|error| IdentityError::Read {
+            read_file(path, MAX_FILE_BYTES).map_err(|error| IdentityError::Read {
                 path: path.to_owned(),
                 error,
             })
@@ -229,61 +207,14 @@ impl Contents {
     }
 }
 
-/// Reads a regular file of moderate size.
-fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    if metadata.len() > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
-    }
-    // With room for all of it at once, so that no copy of a key is left behind by a growing vector.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(
-        usize::try_from(metadata.len()).unwrap_or(0) + 1,
-    ));
-    io::Read::read_to_end(
-        &mut io::Read::take(fs::File::open(path)?, MAX_FILE_BYTES),
-        &mut bytes,
-    )?;
-    Ok(bytes)
-}
+type Decision = watch_files::Decision<Credentials, IdentityError>;
 
 /// Decides what becomes of what was read. No I/O and no clock of its own.
 #[derive(Debug)]
 struct Reloader {
     files: IdentityFiles,
-    /// What the current credentials were made of.
-    used: Contents,
-    current: Arc<Credentials>,
-    state: State,
+    inner: watch_files::Reloader<Contents, Credentials>,
     warned: Option<Warning>,
-}
-
-/// How the files compare with the credentials in use.
-#[derive(Debug, PartialEq, Eq)]
-enum State {
-    /// They are the same.
-    Good,
-    /// At the last look they could not be used. It may have been a moment of change.
-    Suspect,
-    /// They could not be used twice in a row, for this reason, which was told.
-    Refused(String),
-}
-
-/// What to do after a look at the files.
-#[derive(Debug)]
-enum Decision {
-    /// Nothing has changed.
-    Keep,
-    /// They cannot be used; look once more before saying so.
-    Wait,
-    /// They cannot be used, for a reason not told yet.
-    Refuse(IdentityError),
-    /// They could not be used, and now are again what is in use.
-    Recovered,
-    /// New credentials.
-    Publish(Arc<Credentials>),
 }
 
 /// What an operator should know of the time, in rising order.
@@ -302,60 +233,31 @@ impl Reloader {
         let current = Arc::new(make(&files, &contents)?);
         let reloader = Self {
             files,
-            used: contents,
-            current: current.clone(),
-            state: State::Good,
+            inner: watch_files::Reloader::new(contents, current.clone()),
             warned: None,
         };
         Ok((reloader, current))
     }
 
     fn on_read(&mut self, read: Result<Contents, IdentityError>, now: SystemTime) -> Decision {
-        let made = read.and_then(|contents| {
-            if contents == self.used {
-                return Ok(None);
-            }
-            let credentials = make(&self.files, &contents)?;
+        let files = &self.files;
+        let decision = self.inner.on_read(read, |contents, current| {
+            let credentials = make(files, contents)?;
             // A backup put back by mistake must not take a good identity away.
-            if !valid_at(&credentials, now) && valid_at(&self.current, now) {
-                return Err(IdentityError::NotValidNow(self.files.certificate.clone()));
+            if !valid_at(&credentials, now) && valid_at(current, now) {
+                return Err(IdentityError::NotValidNow(files.certificate.clone()));
             }
-            Ok(Some((contents, credentials)))
+            Ok(credentials)
         });
-        match made {
-            Ok(None) => match std::mem::replace(&mut self.state, State::Good) {
-                State::Good | State::Suspect => Decision::Keep,
-                State::Refused(_) => Decision::Recovered,
-            },
-            Ok(Some((contents, credentials))) => {
-                self.used = contents;
-                self.current = Arc::new(credentials);
-                self.state = State::Good;
-                self.warned = None;
-                Decision::Publish(self.current.clone())
-            }
-            Err(error) => self.on_unusable(error),
+        if let Decision::Publish(_) = decision {
+            self.warned = None;
         }
-    }
-
-    fn on_unusable(&mut self, error: IdentityError) -> Decision {
-        let reason = error.to_string();
-        match &self.state {
-            State::Good => {
-                self.state = State::Suspect;
-                Decision::Wait
-            }
-            State::Refused(told) if *told == reason => Decision::Keep,
-            State::Suspect | State::Refused(_) => {
-                self.state = State::Refused(reason);
-                Decision::Refuse(error)
-            }
-        }
+        decision
     }
 
     /// A warning that is due and was not given yet for these credentials.
     fn on_time(&mut self, now: SystemTime) -> Option<Warning> {
-        let due = due_warning(&self.current, now);
+        let due = due_warning(self.inner.current(), now);
         if due <= self.warned {
             return None;
         }
@@ -497,16 +399,8 @@ mod tests {
         fn follow(&self) -> (Identity, mpsc::UnboundedSender<()>) {
             let (watcher, identity) = IdentityWatcher::load(self.files()).unwrap();
             let (hangup, hangups) = mpsc::unbounded_channel();
-            tokio::spawn(watcher.follow(hangups));
+            tokio::spawn(watcher.follow(Looks::with(hangups, "a test")));
             (identity, hangup)
-        }
-    }
-
-    impl Hangup for mpsc::UnboundedReceiver<()> {
-        async fn received(&mut self) {
-            if self.recv().await.is_none() {
-                std::future::pending::<()>().await;
-            }
         }
     }
 
@@ -520,7 +414,7 @@ mod tests {
         let now = SystemTime::now();
         let (old, new) = (lab.svid("web", DAY), lab.svid("web", DAY));
         let mut reloader = lab.reloader(&old);
-        let before = chain(&reloader.current);
+        let before = chain(reloader.inner.current());
         assert!(matches!(
             reloader.on_read(Ok(lab.contents(&old)), now),
             Decision::Keep
@@ -614,6 +508,11 @@ mod tests {
         let refused = reloader.on_read(Ok(lab.contents(&short)), tomorrow);
         assert!(matches!(refused, Decision::Refuse(IdentityError::NotValidNow(_))));
         let mut reloader = lab.reloader(&short);
+        let other = lab.contents(&lab.svid("web", DAY));
+        assert!(matches!(
+            reloader.on_read(Ok(other), tomorrow),
+            Decision::Publish(_)
+        ));
         assert!(matches!(
             reloader.on_read(Ok(lab.contents(&long)), tomorrow),
             Decision::Publish(_)
@@ -638,11 +537,11 @@ mod tests {
         // The CA has 365 days.
         let mut reloader = lab.reloader(&lab.svid("web", 364 * DAY));
         assert_eq!(reloader.on_time(start), None);
-        assert_eq!(due_warning(&reloader.current, start + 200 * DAY), None);
+        assert_eq!(due_warning(reloader.inner.current(), start + 200 * DAY), None);
         let short = lab.svid("web", 3650 * DAY);
         let reloader = lab.reloader(&short);
         assert_eq!(
-            due_warning(&reloader.current, start - DAY),
+            due_warning(reloader.inner.current(), start - DAY),
             Some(Warning::SvidNotValid)
         );
     }
@@ -732,28 +631,42 @@ mod tests {
         let lab = Lab::new();
         let (watcher, identity) = IdentityWatcher::load(lab.files()).unwrap();
         let (_hangup, hangups) = mpsc::unbounded_channel();
-        let task = tokio::spawn(watcher.follow(hangups));
+        let task = tokio::spawn(watcher.follow(Looks::with(hangups, "a test")));
         drop(identity);
         task.await.unwrap();
     }
 
     #[test]
-    fn only_regular_files_of_moderate_size_are_read() {
+    fn the_key_is_not_shown() {
         let lab = Lab::new();
-        let error = |path: &Path| read_file(path).unwrap_err().kind();
-        assert_eq!(error(lab.directory.path()), io::ErrorKind::InvalidInput);
-        assert_eq!(error(Path::new("/dev/zero")), io::ErrorKind::InvalidInput);
-        assert_eq!(error(&lab.path("none")), io::ErrorKind::NotFound);
-        fs::File::create(lab.path("big"))
-            .unwrap()
-            .set_len(MAX_FILE_BYTES + 1)
-            .unwrap();
-        assert_eq!(error(&lab.path("big")), io::ErrorKind::FileTooLarge);
+        let svid = lab.svid("web", DAY);
+        let (watcher, _identity) = IdentityWatcher::load(lab.files()).unwrap();
+        for shown in [format!("{watcher:?}"), format!("{:?}", lab.contents(&svid))] {
+            assert!(
+                !shown.contains("[45, 45, 45") && !shown.contains("PRIVATE"),
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let lab = Lab::new();
         let missing = IdentityFiles {
             certificate: lab.path("none"),
             ..lab.files()
         };
         let error = IdentityWatcher::load(missing).unwrap_err().to_string();
         assert!(error.contains("none"), "{error}");
+        fs::File::create(lab.path("big"))
+            .unwrap()
+            .set_len(MAX_FILE_BYTES + 1)
+            .unwrap();
+        let big = IdentityFiles {
+            trust_bundle: lab.path("big"),
+            ..lab.files()
+        };
+        let error = IdentityWatcher::load(big).unwrap_err().to_string();
+        assert!(error.ends_with("big: larger than 1 MiB"), "{error}");
     }
 }

@@ -1,17 +1,88 @@
-//! The sidecar.
-#[allow(dead_code)]
-mod access_log;
-#[allow(dead_code)]
-mod admin;
-#[allow(dead_code)]
-mod capture;
-#[allow(dead_code)]
-mod detect;
-#[allow(dead_code)]
-mod drain;
-#[allow(dead_code)]
-mod local;
-#[allow(dead_code)]
-mod metrics;
+//! The Weft sidecar.
 
-fn main() {}
+mod access_log;
+mod admin;
+mod app;
+mod authorize;
+mod balance;
+mod body;
+mod capture;
+mod check;
+mod cli;
+mod compile;
+mod config;
+mod demo;
+mod detect;
+mod dev_certs;
+mod documents;
+mod drain;
+mod forward;
+mod identity;
+mod inbound;
+mod local;
+mod metrics;
+mod outbound;
+mod plain;
+mod respond;
+mod snapshot;
+mod status;
+mod telemetry;
+mod thread;
+mod tunnel;
+mod upload;
+mod watch_files;
+mod worker;
+
+use std::{error::Error, io, path::Path, process::ExitCode};
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, LogArgs, Output};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run { config, log } => run(&config, &log),
+        Command::Check { config, output } => return check::run(&config, output),
+        Command::DevCerts(args) => dev_certs(&args),
+        Command::Demo(args) => return demo::run(&args),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "weft-proxy", &mut io::stdout());
+            Ok(())
+        }
+        Command::Lab(command) => return weft_lab::cli::run(&command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Path, log: &LogArgs) -> Result<(), Box<dyn Error>> {
+    start_log(log)?;
+    let config = config::Config::load(config).map_err(documents::ConfigErrors)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(app::run(config))
+}
+
+fn dev_certs(args: &dev_certs::DevCertsArgs) -> Result<(), Box<dyn Error>> {
+    for written in dev_certs::write(args)? {
+        println!("{written}");
+    }
+    Ok(())
+}
+
+fn start_log(log: &LogArgs) -> Result<(), Box<dyn Error>> {
+    let filter = EnvFilter::try_new(&log.log).map_err(|error| format!("--log {}: {error}", log.log))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match log.log_format {
+        Output::Text => subscriber.init(),
+        Output::Json => subscriber.json().init(),
+    }
+    Ok(())
+}

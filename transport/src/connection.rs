@@ -25,12 +25,16 @@ use crate::{
     control::Control,
     driver::Mailbox,
     error::{DialFailure, Error, ErrorKind, Lost},
-    h3::Code,
+    h3::{Code, GoAwaySender, goaway::Admission},
     listener::{Acceptor, Handshake},
     stats::{HandshakeFailure, TransportStats},
     streams::Streams,
     verify::{PeerIdentity, peer_identity},
 };
+
+/// How long a listener leaves it to the dialler to close a connection that it drained. If it closed first and its
+/// GOAWAY was lost, a request on its way would not be known to be unprocessed.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A connection, shared by the driver, the pool and the streams on it.
 pub(crate) struct Connection {
@@ -43,6 +47,8 @@ pub(crate) struct Connection {
     dirty: Cell<bool>,
     /// The timer entry that counts.
     armed: Cell<Option<Instant>>,
+    /// quinn-proto has forgotten it, and its handle may be another's.
+    drained: Cell<bool>,
     pub(crate) inner: RefCell<Inner>,
 }
 
@@ -58,6 +64,10 @@ pub(crate) struct Inner {
     watchers: Vec<Waker>,
     /// When a certificate of the connection expires.
     expiry: Option<Instant>,
+    /// Listening side: which requests are taken, and what GOAWAY says of it.
+    goaway: GoAwaySender,
+    /// Listening side: when the exact GOAWAY is due.
+    exact_goaway: Option<Instant>,
     /// Accepted, and not yet handed to the listener's owner.
     accepted: VecDeque<StreamId>,
     started: Instant,
@@ -65,8 +75,8 @@ pub(crate) struct Inner {
     idle_since: Option<Instant>,
     /// Counted as established until it is dropped.
     established: bool,
-    /// quinn-proto has forgotten it.
-    drained: bool,
+    /// When a drained-out connection of the listener's ends, if the peer does not end it before.
+    linger: Option<Instant>,
     /// Where the peer was last.
     remote: SocketAddr,
     migrations: u64,
@@ -86,6 +96,10 @@ pub(crate) enum Phase {
     /// Over.
     Closed(Ended),
 }
+
+/// Between the GOAWAY that asks the peer to send no more and the exact one (RFC 9114 section 5.2): at least this, and
+/// three round trips, in which requests that were on their way are still taken.
+const LATE_REQUESTS: Duration = Duration::from_millis(20);
 
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug)]
@@ -175,11 +189,13 @@ impl Connection {
             handshake,
             watchers: Vec::new(),
             expiry: None,
+            goaway: GoAwaySender::default(),
+            exact_goaway: None,
             accepted: VecDeque::new(),
             started: now,
             idle_since: Some(now),
             established: false,
-            drained: false,
+            linger: None,
             remote,
             migrations: 0,
         };
@@ -191,6 +207,7 @@ impl Connection {
             config,
             dirty: Cell::new(false),
             armed: Cell::new(None),
+            drained: Cell::new(false),
             inner: RefCell::new(inner),
         })
     }
@@ -201,8 +218,10 @@ impl Connection {
         self.handle
     }
 
-    pub(crate) fn on_datagram(self: &Rc<Self>, event: ConnectionEvent) {
-        self.inner.borrow_mut().proto.handle_event(event);
+    pub(crate) fn on_datagram(self: &Rc<Self>, event: ConnectionEvent, length: usize) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.proto.handle_event(event);
+        inner.streams.on_datagram(length);
         self.mark_dirty();
     }
 
@@ -218,7 +237,17 @@ impl Connection {
             due = true;
         }
         if inner.expiry.is_some_and(|at| at <= now) {
+            inner.expiry = None;
             inner.close(now, Code::H3_NO_ERROR, Lost::CertificateExpired);
+            due = true;
+        }
+        if inner.linger.is_some_and(|at| at <= now) {
+            inner.linger = None;
+            inner.close(now, Code::H3_NO_ERROR, Lost::Local);
+            due = true;
+        }
+        if inner.exact_goaway.is_some_and(|at| at <= now) {
+            inner.send_exact_goaway();
             due = true;
         }
         if inner.streams.scan_due(now) {
@@ -235,6 +264,8 @@ impl Connection {
         let next = [
             inner.proto.poll_timeout(),
             inner.expiry,
+            inner.exact_goaway,
+            inner.linger,
             inner.streams.next_scan(),
         ];
         let next = next.into_iter().flatten().min()?;
@@ -262,11 +293,12 @@ impl Connection {
     }
 
     pub(crate) fn is_drained(&self) -> bool {
-        self.inner.borrow().drained
+        self.drained.get()
     }
 
     pub(crate) fn mark_dirty(self: &Rc<Self>) {
-        if !self.dirty.replace(true) {
+        // Streams may outlive it; nothing that they do is of interest to anyone.
+        if !self.drained.get() && !self.dirty.replace(true) {
             self.mailbox.push_dirty(self.clone());
         }
     }
@@ -282,7 +314,7 @@ impl Connection {
             let mut quiet = true;
             while let Some(event) = inner.proto.poll_endpoint_events() {
                 quiet = false;
-                inner.drained |= event.is_drained();
+                self.drained.set(self.drained.get() || event.is_drained());
                 if let Some(answer) = endpoint.handle_event(self.handle, event) {
                     inner.proto.handle_event(answer);
                 }
@@ -295,6 +327,7 @@ impl Connection {
                 break;
             }
         }
+        inner.streams.on_announced();
         let remote = inner.proto.remote_address();
         if remote != inner.remote {
             inner.remote = remote;
@@ -302,6 +335,10 @@ impl Connection {
         }
         if matches!(inner.phase, Phase::Confirming) && inner.proto.stats().frame_rx.handshake_done > 0 {
             self.on_confirmed(inner);
+        }
+        // Said to a dialler that was not confirmed yet, it counts when it is.
+        if matches!(inner.phase, Phase::Open) && inner.control.peer_goes_away() {
+            inner.set_phase(Phase::Draining);
         }
         self.end_if_drained_out(inner, now);
     }
@@ -399,15 +436,24 @@ impl Connection {
         self.mark_dirty();
     }
 
+    /// Its driver is gone: nothing moves on it any more.
+    pub(crate) fn orphan(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.end(match inner.phase {
+            Phase::Handshaking | Phase::Confirming => Ended::Dial(DialFailure::Local),
+            _ => Ended::Lost(Lost::Local),
+        });
+    }
+
     /// Takes no new requests, says so (RFC 9114 section 5.2), and ends when those under way are done.
     pub(crate) fn go_away(self: &Rc<Self>, now: Instant) {
         let inner = &mut *self.inner.borrow_mut();
         match inner.phase {
             Phase::Open => {
-                if self.side == Side::Listen {
-                    inner
-                        .control
-                        .send_goaway(&mut inner.proto, inner.streams.next_remote());
+                if let (Side::Listen, Some(id)) = (self.side, inner.goaway.announce()) {
+                    inner.control.send_goaway(&mut inner.proto, id);
+                    let wait = LATE_REQUESTS.max(inner.proto.rtt() * 3);
+                    inner.exact_goaway = Some(now + wait);
                 }
                 inner.set_phase(Phase::Draining);
             }
@@ -501,7 +547,10 @@ impl Connection {
         let ended = match inner.phase {
             Phase::Handshaking | Phase::Confirming => {
                 let failure = dial_failure(&reason);
-                self.stats.handshake_failed(failure.into());
+                // The pool counts its dials, with a better reason; our own refusals were counted as they happened.
+                if self.side == Side::Listen && !is_refusal(&reason) {
+                    self.stats.handshake_failed(failure.into());
+                }
                 Ended::Dial(failure)
             }
             Phase::Open | Phase::Draining => Ended::Lost(lost(&reason)),
@@ -522,6 +571,13 @@ impl Connection {
             }
             StreamEvent::Readable { id } if id.dir() == Dir::Uni => self.read_control(inner, id, now),
             StreamEvent::Readable { id } => inner.streams.on_readable(id, now),
+            // Only our control stream; nobody may stop it (RFC 9114 section 6.2.1).
+            StreamEvent::Stopped { id, .. } if id.dir() == Dir::Uni => {
+                let code = Code::H3_CLOSED_CRITICAL_STREAM;
+                self.stats.violations.add(1);
+                inner.close(now, code, Lost::Violation(code));
+            }
+            StreamEvent::Writable { id } if id.dir() == Dir::Uni => inner.control.flush(&mut inner.proto),
             StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. } => inner.streams.on_writable(id),
             StreamEvent::Available { dir: Dir::Bi } => inner.streams.on_available(),
             StreamEvent::Finished { .. } | StreamEvent::Available { dir: Dir::Uni } => {}
@@ -530,7 +586,8 @@ impl Connection {
 
     fn accept_requests(&self, inner: &mut Inner) {
         while let Some(id) = inner.proto.streams().accept(Dir::Bi) {
-            if matches!(inner.phase, Phase::Open) {
+            let alive = matches!(inner.phase, Phase::Open | Phase::Draining);
+            if alive && inner.goaway.on_request(id.into()) == Admission::Accept {
                 inner.streams.insert_remote(id, &mut inner.proto);
                 inner.idle_since = None;
                 inner.accepted.push_back(id);
@@ -551,9 +608,6 @@ impl Connection {
         };
         if let Some(first_unprocessed) = goaway {
             inner.streams.fail_from(first_unprocessed, &mut inner.proto);
-            if matches!(inner.phase, Phase::Open) {
-                inner.set_phase(Phase::Draining);
-            }
         }
     }
 
@@ -561,11 +615,16 @@ impl Connection {
     fn end_if_drained_out(&self, inner: &mut Inner, now: Instant) {
         // The control stream of ours never ends and always counts as one.
         let done = matches!(inner.phase, Phase::Draining)
+            && inner.exact_goaway.is_none()
             && inner.streams.open_count() == 0
             && inner.accepted.is_empty()
             && inner.proto.streams().send_streams() <= 1;
-        if done {
-            inner.close(now, Code::H3_NO_ERROR, Lost::Local);
+        match self.side {
+            _ if !done => inner.linger = None,
+            Side::Dial => inner.close(now, Code::H3_NO_ERROR, Lost::Local),
+            Side::Listen => {
+                inner.linger.get_or_insert(now + LINGER);
+            }
         }
     }
 }
@@ -613,6 +672,13 @@ impl Inner {
         self.set_phase(Phase::Closed(ended));
         self.accepted.clear();
         self.streams.wake_all();
+    }
+
+    fn send_exact_goaway(&mut self) {
+        self.exact_goaway = None;
+        if let Some(id) = self.goaway.finish() {
+            self.control.send_goaway(&mut self.proto, id);
+        }
     }
 
     /// The error of a stream that can't go on because its connection can't.
@@ -684,6 +750,14 @@ fn instant_of(time: SystemTime, now: Instant) -> Option<Instant> {
 const CRYPTO_ERROR: u64 = 0x100;
 /// CONNECTION_REFUSED (RFC 9000 section 20.1).
 const CONNECTION_REFUSED: u64 = 0x2;
+
+/// What every refusal of [`crate::verify`] becomes (RFC 8446 section 6.2).
+const CERTIFICATE_UNKNOWN: u64 = 46;
+
+/// Did our own verifier end the handshake?
+fn is_refusal(reason: &ConnectionError) -> bool {
+    matches!(reason, ConnectionError::TransportError(error) if u64::from(error.code) == CRYPTO_ERROR + CERTIFICATE_UNKNOWN)
+}
 
 fn dial_failure(reason: &ConnectionError) -> DialFailure {
     let by_code = |code: u64| match code {

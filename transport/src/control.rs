@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId, VarInt};
 
 use crate::{
@@ -24,6 +24,8 @@ pub(crate) struct Control {
     unsent: BytesMut,
     settings: Settings,
     peer: Option<Settings>,
+    /// The peer said GOAWAY.
+    goes_away: bool,
 }
 
 impl Control {
@@ -43,6 +45,7 @@ impl Control {
             unsent: BytesMut::new(),
             settings,
             peer: None,
+            goes_away: false,
         }
     }
 
@@ -58,6 +61,11 @@ impl Control {
     pub(crate) fn send_goaway(&mut self, proto: &mut Connection, first_refused: u64) {
         encode_goaway(first_refused, &mut self.unsent);
         self.flush(proto);
+    }
+
+    /// Has the peer said that it takes no new requests?
+    pub(crate) fn peer_goes_away(&self) -> bool {
+        self.goes_away
     }
 
     /// How to encode messages for this peer.
@@ -88,19 +96,22 @@ impl Control {
             for event in events {
                 match event {
                     ControlEvent::Settings(settings) => self.peer = Some(settings),
-                    ControlEvent::GoAway(first_unprocessed) => goaway = Some(first_unprocessed),
+                    ControlEvent::GoAway(first_unprocessed) => {
+                        self.goes_away = true;
+                        goaway = Some(first_unprocessed);
+                    }
                     ControlEvent::StopStream(stream, code) => stop(proto, stream, code),
                 }
             }
         }
     }
 
-    fn flush(&mut self, proto: &mut Connection) {
+    /// Sends what the control stream has room for.
+    pub(crate) fn flush(&mut self, proto: &mut Connection) {
         let Some(id) = self.outgoing else { return };
-        let mut chunk = [self.unsent.split().freeze()];
-        // A peer that gives a control stream no room for a few hundred bytes gets no GOAWAY, and no harm is done:
-        // it is refused stream by stream.
-        let _ = proto.send_stream(id).write_chunks(&mut chunk);
+        if let Ok(written) = proto.send_stream(id).write(&self.unsent) {
+            self.unsent.advance(written);
+        }
     }
 }
 

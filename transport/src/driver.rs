@@ -19,12 +19,13 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use quinn_proto::{
     ClientConfig, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, crypto::rustls::QuicServerConfig,
 };
 use quinn_udp::RecvMeta;
 use rustc_hash::FxHashMap;
-use tokio::{sync::oneshot, time::Sleep};
+use tokio::{sync::oneshot, task::JoinHandle, time::Sleep};
 
 use crate::{
     config::{Config, MAX_UDP_SEND, Side},
@@ -101,6 +102,17 @@ pub(crate) enum Command {
 struct ReceiveBuffers {
     storage: Box<[u8]>,
     meta: [RecvMeta; RECEIVE_BATCH],
+}
+
+/// Runs a driver on a task of the current `LocalSet`. A panic in it ends the process: its connections would hang,
+/// and a proxy must never be half alive.
+pub(crate) fn spawn(driver: Driver) -> JoinHandle<()> {
+    tokio::task::spawn_local(async move {
+        if std::panic::AssertUnwindSafe(driver).catch_unwind().await.is_err() {
+            tracing::error!("the transport panicked: ending the process");
+            std::process::abort();
+        }
+    })
 }
 
 impl Mailbox {
@@ -207,8 +219,9 @@ impl Driver {
                 self.go_away(now);
             }
             Command::Drain => {
-                if let Some(acceptor) = &mut self.acceptor {
-                    acceptor.drain();
+                let pending = self.acceptor.as_mut().map(Acceptor::drain).unwrap_or_default();
+                for incoming in pending {
+                    self.refuse(incoming);
                 }
                 self.go_away(now);
             }
@@ -303,6 +316,7 @@ impl Driver {
 
     fn on_datagram(&mut self, meta: RecvMeta, datagram: BytesMut, now: Instant) {
         let ecn = meta.ecn.map(|ecn| ecn as u8).and_then(EcnCodepoint::from_bits);
+        let length = datagram.len();
         self.answer.clear();
         let event = self
             .endpoint
@@ -311,7 +325,7 @@ impl Driver {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.connections.get(&handle) {
-                    connection.on_datagram(event);
+                    connection.on_datagram(event, length);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.on_first_packet(incoming),
@@ -332,12 +346,15 @@ impl Driver {
                 Ok(transmit) => self.send_answer(&transmit),
                 Err(error) => self.endpoint.ignore(error.into_incoming()),
             },
-            Admission::Refuse => {
-                let transmit = self.endpoint.refuse(incoming, &mut self.answer);
-                self.send_answer(&transmit);
-            }
+            Admission::Refuse => self.refuse(incoming),
             Admission::Queue | Admission::Ignore => self.endpoint.ignore(incoming),
         }
+    }
+
+    fn refuse(&mut self, incoming: quinn_proto::Incoming) {
+        self.answer.clear();
+        let transmit = self.endpoint.refuse(incoming, &mut self.answer);
+        self.send_answer(&transmit);
     }
 
     /// Works off a few handshakes: each costs as much CPU as hundreds of requests.
@@ -474,6 +491,15 @@ impl Driver {
     fn arm(&mut self, connection: &Rc<Connection>) {
         if let Some(at) = connection.arm() {
             self.timers.push(Reverse((at, connection.handle().0)));
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// Whoever still waits for a connection must not wait for ever.
+    fn drop(&mut self) {
+        for connection in self.connections.values() {
+            connection.orphan();
         }
     }
 }

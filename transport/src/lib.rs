@@ -1,6 +1,6 @@
 //! QUIC, HTTP/3 and mutual TLS between Weft sidecars.
 //!
-//! One [`Driver`](driver) task owns a UDP socket, a quinn-proto endpoint and all its connections; everything of
+//! One driver task owns a UDP socket, a quinn-proto endpoint and all its connections; everything of
 //! a connection lives on one thread. [`h3`] is the sans-IO HTTP/3 codec; [`RequestStream`] joins the two. A
 //! [`Pool`] dials peers by [`PeerKey`] and hands out streams; a [`Listener`] hands accepted streams to its owner.
 //!
@@ -31,7 +31,7 @@ pub mod verify;
 pub use config::Config;
 pub use connection::{ConnectionInfo, PathInfo};
 pub use error::{DialFailure, Error, ErrorKind, Lost, Processed};
-pub use listener::{Incoming, Listener, ListenerOptions, StartError};
+pub use listener::{Incoming, Listener, ListenerOptions, ListenerView, StartError};
 pub use peer::PeerKey;
 pub use pool::{Pool, PoolOptions};
 pub use state::{EndpointState, StateError};

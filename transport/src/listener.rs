@@ -21,7 +21,7 @@ use crate::{
     config::{Config, Side},
     connection::{Connection, ConnectionInfo},
     credentials::{Credentials, CredentialsError},
-    driver::{Command, Driver, Mailbox},
+    driver::{self, Command, Driver, Mailbox},
     socket::{DatagramSocket, KernelSocket, SocketOptions},
     state::EndpointState,
     stats::{HandshakeFailure, TransportStats},
@@ -135,7 +135,7 @@ impl Listener {
         let mtu_discovery = !socket.may_fragment();
         let endpoint = Endpoint::new(Arc::new(endpoint), Some(server), mtu_discovery, None);
         let (driver, mailbox) = Driver::new(socket, endpoint, Some(acceptor), config, stats.clone());
-        let done = tokio::task::spawn_local(driver);
+        let done = driver::spawn(driver);
         Ok(Self {
             mailbox,
             stats,
@@ -171,13 +171,26 @@ impl Listener {
 
     /// What each connection is doing.
     pub async fn connections(&self) -> Vec<ConnectionInfo> {
+        self.view().connections().await
+    }
+
+    /// Looks at the connections from elsewhere on the thread.
+    pub fn view(&self) -> ListenerView {
+        ListenerView { mailbox: self.mailbox.clone() }
+    }
+}
+
+/// Sees the connections of a [`Listener`].
+#[derive(Clone)]
+pub struct ListenerView {
+    mailbox: Rc<Mailbox>,
+}
+
+impl ListenerView {
+    /// What each connection is doing; none once the listener has ended.
+    pub async fn connections(&self) -> Vec<ConnectionInfo> {
         let now = tokio::time::Instant::now().into_std();
-        self.mailbox
-            .connections()
-            .await
-            .iter()
-            .map(|connection| connection.info(now))
-            .collect()
+        self.mailbox.connections().await.iter().map(|connection| connection.info(now)).collect()
     }
 }
 
@@ -245,8 +258,10 @@ impl Acceptor {
         }
     }
 
-    pub(crate) fn drain(&mut self) {
+    /// Takes none any more. Returns those that were to be taken on.
+    pub(crate) fn drain(&mut self) -> VecDeque<quinn_proto::Incoming> {
         self.draining = true;
+        std::mem::take(&mut self.pending)
     }
 
     /// New credentials.

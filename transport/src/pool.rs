@@ -22,7 +22,7 @@ use crate::{
     config::{Config, Side},
     connection::{Connection, ConnectionInfo},
     credentials::Credentials,
-    driver::{Command, Driver, Mailbox},
+    driver::{self, Command, Driver, Mailbox},
     error::{DialFailure, Error, ErrorKind, Lost},
     h3::Code,
     listener::StartError,
@@ -67,6 +67,8 @@ struct Peer {
     dial: Dial,
     /// Normally one.
     connections: Vec<Rc<Connection>>,
+    /// Made with credentials that were replaced; they serve until there is a new one.
+    superseded: Vec<Rc<Connection>>,
     waiting: Vec<Waker>,
     dialling: Option<AbortHandle>,
 }
@@ -74,6 +76,8 @@ struct Peer {
 /// Where a request finds its stream.
 enum Choice {
     Use(Rc<Connection>),
+    /// Use it, and dial its replacement.
+    Replace(Rc<Connection>),
     Dial,
     Wait,
     Fail(Error),
@@ -131,7 +135,7 @@ impl Pool {
             link_mtu,
             peers: RefCell::default(),
             rng: RefCell::new(StdRng::from_seed(seed)),
-            driver: tokio::task::spawn_local(driver),
+            driver: driver::spawn(driver),
             sweeper: RefCell::default(),
         });
         let sweeper = tokio::task::spawn_local(sweep(Rc::downgrade(&inner)));
@@ -149,9 +153,13 @@ impl Pool {
         poll_fn(|cx| self.poll_stream(peer, &mut waited, cx)).await
     }
 
-    /// Dials with other credentials from now on. The connections there are stay until they end.
+    /// Dials with other credentials from now on. Each connection there is serves until the next request has led
+    /// to a new one in its place, and then finishes what is under way.
     pub fn set_credentials(&self, credentials: Arc<Credentials>) {
         self.inner.credentials.replace(credentials);
+        for peer in self.inner.peers.borrow_mut().values_mut() {
+            peer.superseded.append(&mut peer.connections);
+        }
     }
 
     /// What each connection is doing, with the peer that it leads to.
@@ -159,8 +167,7 @@ impl Pool {
         let now = tokio::time::Instant::now().into_std();
         let peers = self.inner.peers.borrow();
         let of_peer = |(key, peer): (&PeerKey, &Peer)| {
-            peer.connections
-                .iter()
+            peer.all()
                 .map(|connection| (key.clone(), connection.info(now)))
                 .collect::<Vec<_>>()
         };
@@ -177,6 +184,8 @@ impl Pool {
         for connection in &connections {
             poll_fn(|cx| connection.poll_closed(cx)).await;
         }
+        // The driver answers after it has sent what it had: the peers are told, even if the pool is dropped now.
+        self.inner.mailbox.connections().await;
     }
 
     fn poll_stream(
@@ -189,6 +198,10 @@ impl Pool {
             let choice = self.choose(key, *waited, cx);
             let connection = match choice {
                 Choice::Use(connection) => connection,
+                Choice::Replace(connection) => {
+                    self.dial(key);
+                    connection
+                }
                 Choice::Fail(error) => return Poll::Ready(Err(error)),
                 Choice::Wait => {
                     *waited = true;
@@ -220,6 +233,7 @@ impl Pool {
             return Choice::Fail(DialFailure::Local.into());
         };
         peer.connections.retain(|connection| connection.is_open());
+        peer.superseded.retain(|connection| connection.is_open());
         if let Some(connection) = peer
             .connections
             .iter()
@@ -233,7 +247,10 @@ impl Pool {
         {
             return Choice::Use(connection.clone());
         }
-        match (peer.dial.on_demand(now), crowded) {
+        let superseded = peer.superseded.first().cloned();
+        match (peer.dial.on_demand(now), superseded.or(crowded)) {
+            (Advice::Dial, Some(connection)) if peer.connections.is_empty() => Choice::Replace(connection),
+            (Advice::Wait, Some(connection)) if peer.connections.is_empty() => Choice::Use(connection),
             (Advice::Dial, _) => Choice::Dial,
             (Advice::Wait, _) => {
                 peer.waiting.push(cx.waker().clone());
@@ -259,6 +276,7 @@ impl Pool {
     fn forget(&self, key: &PeerKey, connection: &Rc<Connection>) {
         if let Some(peer) = self.inner.peers.borrow_mut().get_mut(key) {
             peer.connections.retain(|other| !Rc::ptr_eq(other, connection));
+            peer.superseded.retain(|other| !Rc::ptr_eq(other, connection));
         }
     }
 }
@@ -267,8 +285,8 @@ impl Inner {
     fn start_dial(
         &self,
         key: &PeerKey,
+        credentials: &Credentials,
     ) -> Result<(oneshot::Receiver<Result<Rc<Connection>, DialFailure>>, Refused), DialFailure> {
-        let credentials = self.credentials.borrow().clone();
         let tls = credentials.quic_client(&key.identity).map_err(|error| {
             tracing::warn!(peer = ?key, %error, "can't dial with the credentials of this workload");
             DialFailure::Local
@@ -285,7 +303,12 @@ impl Inner {
         Ok((connection, tls.refusal))
     }
 
-    fn on_dialled(&self, key: &PeerKey, result: Result<Rc<Connection>, DialFailure>) {
+    fn on_dialled(
+        &self,
+        key: &PeerKey,
+        credentials: &Arc<Credentials>,
+        result: Result<Rc<Connection>, DialFailure>,
+    ) {
         let now = tokio::time::Instant::now().into_std();
         let mut peers = self.peers.borrow_mut();
         let Some(peer) = peers.get_mut(key) else { return };
@@ -293,7 +316,14 @@ impl Inner {
         match result {
             Ok(connection) => {
                 peer.dial.on_confirmed();
-                peer.connections.push(connection);
+                if Arc::ptr_eq(credentials, &self.credentials.borrow()) {
+                    peer.connections.push(connection);
+                    for superseded in peer.superseded.drain(..) {
+                        superseded.go_away(now);
+                    }
+                } else {
+                    peer.superseded.push(connection);
+                }
             }
             Err(failure) => {
                 self.stats.handshake_failed(failure.into());
@@ -326,25 +356,31 @@ impl Peer {
         Self {
             dial: Dial::Idle,
             connections: Vec::new(),
+            superseded: Vec::new(),
             waiting: Vec::new(),
             dialling: None,
         }
     }
+
+    fn all(&self) -> impl Iterator<Item = &Rc<Connection>> {
+        self.connections.iter().chain(&self.superseded)
+    }
 }
 
 async fn dial_task(pool: Weak<Inner>, key: PeerKey) {
-    let Some(started) = pool
-        .upgrade()
-        .map(|inner| (inner.start_dial(&key), inner.config.dial_timeout))
-    else {
+    let Some((started, credentials, limit)) = pool.upgrade().map(|inner| {
+        let credentials = inner.credentials.borrow().clone();
+        let started = inner.start_dial(&key, &credentials);
+        (started, credentials, inner.config.dial_timeout)
+    }) else {
         return;
     };
     let result = match started {
-        (Ok((connection, refused)), limit) => establish(connection, &refused, limit).await,
-        (Err(failure), _) => Err(failure),
+        Ok((connection, refused)) => establish(connection, &refused, limit).await,
+        Err(failure) => Err(failure),
     };
     if let Some(inner) = pool.upgrade() {
-        inner.on_dialled(&key, result);
+        inner.on_dialled(&key, &credentials, result);
     }
 }
 
@@ -376,23 +412,25 @@ async fn sweep(pool: Weak<Inner>) {
         tokio::time::sleep(SWEEP).await;
         let Some(inner) = pool.upgrade() else { return };
         let now = tokio::time::Instant::now().into_std();
+        let keep = |connection: &Rc<Connection>| {
+            let idle = connection
+                .idle_for(now)
+                .is_some_and(|idle| idle >= inner.config.idle_connection);
+            if idle {
+                connection.close(now, Code::H3_NO_ERROR, Lost::Local);
+            }
+            !idle && connection.is_open()
+        };
         inner.peers.borrow_mut().retain(|_, peer| {
-            peer.connections.retain(|connection| {
-                let idle = connection
-                    .idle_for(now)
-                    .is_some_and(|idle| idle >= inner.config.idle_connection);
-                if idle {
-                    connection.close(now, Code::H3_NO_ERROR, Lost::Local);
-                }
-                !idle && connection.is_open()
-            });
+            peer.connections.retain(keep);
+            peer.superseded.retain(keep);
             let quiet = match peer.dial {
                 Dial::Idle => true,
                 Dial::UnderWay { .. } => false,
                 // Remembered for a while after its pause, so that the pauses can grow.
                 Dial::Paused { until, .. } => now > until + SWEEP,
             };
-            !(quiet && peer.connections.is_empty())
+            !(quiet && peer.all().next().is_none())
         });
     }
 }

@@ -27,9 +27,13 @@ use weft_proto::SpiffeId;
 
 use crate::{
     Config, EndpointState, Incoming, Listener, PeerKey, Pool, TransportStats,
+    config::MAX_UDP_SEND,
     credentials::{Credentials, testing},
     socket::DatagramSocket,
 };
+
+/// What Linux takes in one send (UDP_MAX_SEGMENTS before 6.9).
+const MAX_GSO_SEGMENTS: usize = 64;
 
 /// What a network does to a datagram, in each direction alike.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +89,12 @@ pub struct Counts {
     pub lost: u64,
     /// Bytes delivered.
     pub bytes: u64,
+    /// The largest datagram delivered.
+    pub largest_datagram: usize,
+    /// The largest send, several datagrams of it or one.
+    pub largest_send: usize,
+    /// Sends refused as Linux refuses them: too many bytes or datagrams in one.
+    pub refused: u64,
 }
 
 #[derive(Default)]
@@ -168,6 +178,7 @@ impl Shared {
         }
         self.counts.delivered += 1;
         self.counts.bytes += payload.len() as u64;
+        self.counts.largest_datagram = self.counts.largest_datagram.max(payload.len());
         let delay = self.link.latency + self.link.jitter.mul_f64(self.rng.random_range(0.0..1.0));
         self.sequence += 1;
         let datagram = Datagram {
@@ -239,6 +250,11 @@ impl DatagramSocket for Socket {
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
         let shared = &mut *self.network.shared.borrow_mut();
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        if transmit.contents.len() > MAX_UDP_SEND || transmit.contents.len().div_ceil(size) > MAX_GSO_SEGMENTS {
+            shared.counts.refused += 1;
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        shared.counts.largest_send = shared.counts.largest_send.max(transmit.contents.len());
         for payload in transmit.contents.chunks(size) {
             shared.send(self.address, transmit.destination, payload);
         }
@@ -250,7 +266,7 @@ impl DatagramSocket for Socket {
     }
 
     fn max_gso_segments(&self) -> usize {
-        64
+        MAX_GSO_SEGMENTS
     }
 
     fn may_fragment(&self) -> bool {
@@ -282,6 +298,8 @@ pub struct Pair {
     pub listener_stats: Arc<TransportStats>,
     /// Issued the certificates of both.
     pub authority: testing::Authority,
+    seed: u64,
+    config: Arc<Config>,
 }
 
 /// Joins two endpoints. Call it inside [`run`].
@@ -294,7 +312,7 @@ pub fn pair(seed: u64, link: Link, config: Config, on_request: impl Fn(Incoming)
     let (pool_stats, listener_stats) = (Arc::<TransportStats>::default(), Arc::<TransportStats>::default());
     let listener = listen(
         &network,
-        seed,
+        (seed, &listener_state(1)),
         address,
         &config,
         &server,
@@ -303,7 +321,7 @@ pub fn pair(seed: u64, link: Link, config: Config, on_request: impl Fn(Incoming)
     );
     let pool = dial(
         &network,
-        seed,
+        (seed, 1),
         &config,
         authority.credentials("default", "client"),
         &pool_stats,
@@ -321,19 +339,49 @@ pub fn pair(seed: u64, link: Link, config: Config, on_request: impl Fn(Incoming)
         pool_stats,
         listener_stats,
         authority,
+        seed,
+        config,
     }
+}
+
+impl Pair {
+    /// Another dialling side, `index` from 2 to 250, of the same workload.
+    pub fn another_pool(&self, index: u8) -> Pool {
+        let client = self.authority.credentials("default", "client");
+        dial(&self.network, (self.seed, index), &self.config, client, &self.pool_stats)
+    }
+
+    /// Kills the listening side as a crash would, and starts a process at its address that has `state`: of the
+    /// same directory (see [`listener_state`]) or of another.
+    pub fn restart_listener(&mut self, state: &EndpointState, on_request: impl Fn(Incoming) + 'static) {
+        self.seed = self.seed.wrapping_add(1);
+        self.listener = listen(
+            &self.network,
+            (self.seed, state),
+            self.peer.address,
+            &self.config,
+            &self.authority.credentials("default", "server"),
+            &self.listener_stats,
+            on_request,
+        );
+    }
+}
+
+/// What the listening side's state directory gives to its process number `epoch`; the first is 1.
+pub fn listener_state(epoch: u16) -> EndpointState {
+    EndpointState::from_secrets(&[2; 64], epoch)
 }
 
 fn listen(
     network: &Network,
-    seed: u64,
+    (seed, state): (u64, &EndpointState),
     address: SocketAddr,
     config: &Arc<Config>,
     credentials: &Credentials,
     stats: &Arc<TransportStats>,
     on_request: impl Fn(Incoming) + 'static,
 ) -> Listener {
-    let endpoint = config.endpoint(&state(2), 0, Some(seed_bytes(seed, 2)));
+    let endpoint = config.endpoint(state, 0, Some(seed_bytes(seed, 2)));
     let socket = Box::new(network.socket(address));
     #[expect(clippy::expect_used, reason = "a test's own credentials")]
     Listener::start(
@@ -349,13 +397,14 @@ fn listen(
 
 fn dial(
     network: &Network,
-    seed: u64,
+    (seed, index): (u64, u8),
     config: &Arc<Config>,
     credentials: Credentials,
     stats: &Arc<TransportStats>,
 ) -> Pool {
-    let endpoint = config.endpoint(&state(1), 0, Some(seed_bytes(seed, 1)));
-    let socket = Box::new(network.socket(SocketAddr::from(([10, 0, 0, 1], 40_000))));
+    let seed = seed.wrapping_add(u64::from(index) << 32);
+    let endpoint = config.endpoint(&EndpointState::from_secrets(&[1; 64], 1), 0, Some(seed_bytes(seed, 1)));
+    let socket = Box::new(network.socket(SocketAddr::from(([10, 0, 1, index], 40_000))));
     let link_mtu = Box::new(|_| u16::MAX);
     let seed = seed_bytes(seed, 3);
     Pool::start(
@@ -369,17 +418,19 @@ fn dial(
     )
 }
 
-fn state(owner: u8) -> EndpointState {
-    EndpointState::from_secrets(&[owner; 64], 1)
-}
-
 fn seed_bytes(seed: u64, purpose: u8) -> [u8; 32] {
     let mut bytes = [purpose; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes
 }
 
+/// The longest run: with keep-alives, a run that waits for what never comes would go on for ever.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
 /// Runs `future` on a worker's runtime whose clock is virtual.
+///
+/// # Panics
+/// It takes more than an hour of virtual time.
 pub fn run<F: Future>(future: F) -> F::Output {
     #[expect(clippy::expect_used, reason = "for tests and benches")]
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -387,7 +438,10 @@ pub fn run<F: Future>(future: F) -> F::Output {
         .start_paused(true)
         .build()
         .expect("a runtime");
-    tokio::task::LocalSet::new().block_on(&runtime, future)
+    #[expect(clippy::expect_used, reason = "for tests and benches")]
+    tokio::task::LocalSet::new()
+        .block_on(&runtime, async { tokio::time::timeout(LONGEST, future).await })
+        .expect("done within an hour of virtual time")
 }
 
 /// The identity of the dialling side of a [`Pair`].

@@ -146,28 +146,14 @@ impl RequestStream {
 
     /// From now on the application may have acted on the request: an abort is no longer a refusal.
     pub fn mark_processed(&mut self) {
-        self.send.abort_code = Code::H3_INTERNAL_ERROR;
-        self.recv.abort_code = Code::H3_REQUEST_CANCELLED;
+        self.send.mark_processed();
+        self.recv.mark_processed();
     }
 
     /// Refuses the request as unprocessed (RFC 9114 section 4.1.1): the peer may send it elsewhere.
     pub fn reject(mut self) {
         self.send.reset(Code::H3_REQUEST_REJECTED);
         self.recv.stop(Code::H3_REQUEST_REJECTED);
-    }
-
-    /// Takes the stream on as a tunnel, which may stay open for long.
-    ///
-    /// # Errors
-    /// The connection carries as many tunnels as it may.
-    pub fn admit_tunnel(&self) -> Result<TunnelSlot, TunnelLimit> {
-        let connection = self.send.half.connection.clone();
-        let admitted = connection.inner.borrow_mut().streams.admit_tunnel();
-        if admitted {
-            Ok(TunnelSlot { connection })
-        } else {
-            Err(TunnelLimit)
-        }
     }
 }
 
@@ -296,12 +282,36 @@ impl SendStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Ready when the peer has asked us to stop sending, or the stream or connection has ended: nobody waits for
+    /// what we send any more.
+    pub fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.end != End::Open {
+            return Poll::Pending;
+        }
+        self.half.poll_stopped(cx)
+    }
+
     /// Abandons the message: the peer sees that it is not complete.
     pub fn reset(&mut self, code: Code) {
         if matches!(self.end, End::Open | End::Queued) {
             self.end = End::Aborted;
             self.half.reset(code);
         }
+    }
+
+    /// See [`RequestStream::mark_processed`].
+    pub fn mark_processed(&mut self) {
+        self.abort_code = Code::H3_INTERNAL_ERROR;
+    }
+
+    /// Takes the stream on as a tunnel, which may stay open for long.
+    ///
+    /// # Errors
+    /// The connection carries as many tunnels as it may.
+    pub fn admit_tunnel(&self) -> Result<TunnelSlot, TunnelLimit> {
+        let connection = self.half.connection.clone();
+        let admitted = connection.inner.borrow_mut().streams.admit_tunnel();
+        if admitted { Ok(TunnelSlot { connection }) } else { Err(TunnelLimit) }
     }
 
     /// Has the final head of a response been queued?
@@ -327,7 +337,7 @@ impl SendStream {
 
 impl Drop for SendStream {
     fn drop(&mut self) {
-        self.reset(self.abort_code);
+        self.reset(self.half.abort_code().unwrap_or(self.abort_code));
     }
 }
 
@@ -337,10 +347,15 @@ impl RecvStream {
     /// # Errors
     /// It is malformed or too large, or the stream or connection ended.
     pub async fn response_head(&mut self) -> Result<ResponseHead, Error> {
-        match poll_fn(|cx| self.poll_part(cx)).await? {
+        poll_fn(|cx| self.poll_response_head(cx)).await
+    }
+
+    /// See [`response_head`](Self::response_head).
+    pub fn poll_response_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Error>> {
+        Poll::Ready(match ready!(self.poll_part(cx))? {
             Some(Part::Interim(head) | Part::Response(head)) => Ok(head),
             _ => Err(ErrorKind::Malformed(H3Error::RequestIncomplete).into()),
-        }
+        })
     }
 
     /// Has the message ended, as far as is known without waiting? Call it after the head, to tell a message
@@ -356,6 +371,18 @@ impl RecvStream {
             }
         }
         Ok(self.peeked.is_none() && self.end == End::Done && self.trailers.is_none())
+    }
+
+    /// Ready when there is something to read, or the end, or an error: the next
+    /// [`poll_data`](Self::poll_data) tells.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.peeked.is_some() || self.end != End::Open {
+            return Poll::Ready(());
+        }
+        if let Some(data) = ready!(self.poll_data(cx)).ok().flatten() {
+            self.peeked = Some(data);
+        }
+        Poll::Ready(())
     }
 
     /// The next piece of content or of the tunnel; `None` at the end, when [`trailers`](Self::trailers) has what
@@ -384,6 +411,19 @@ impl RecvStream {
     /// The trailers, once [`poll_data`](Self::poll_data) has said `None`.
     pub fn trailers(&mut self) -> Option<HeaderMap> {
         self.trailers.take()
+    }
+
+    /// See [`RequestStream::mark_processed`].
+    pub fn mark_processed(&mut self) {
+        // An application that answers without reading all of the request is within its rights (RFC 9114
+        // section 4.1).
+        self.abort_code = Code::H3_NO_ERROR;
+    }
+
+    /// Whether all content that `content-length` announced has been read, though perhaps not the end behind it.
+    pub fn is_content_whole(&self) -> bool {
+        let length = self.reader.as_ref().map(MessageReader::body_length);
+        self.end == End::Done || length == Some(BodyLength::Missing(0))
     }
 
     /// Whether the whole message has been read.
@@ -436,7 +476,11 @@ impl RecvStream {
     /// The peer broke a rule: its stream or its connection ends (RFC 9114 section 8).
     fn on_violation(&mut self, error: H3Error) -> Error {
         match error.scope() {
-            Scope::Stream => self.stop(error.code()),
+            Scope::Stream => {
+                self.stop(error.code());
+                // Not as a refusal: the same request would be as wrong elsewhere.
+                self.half.set_abort_code(error.code());
+            }
             Scope::Connection => self.half.violation(error.code()),
         }
         self.end = End::Aborted;
@@ -467,8 +511,15 @@ impl Half {
                 inner.streams.on_read(self.id);
                 Poll::Ready(Ok(Some(chunk.bytes)))
             }
-            Ok(None) => Poll::Ready(Ok(None)),
-            Err(ReadError::Reset(code)) => Poll::Ready(Err(ErrorKind::Reset(Code(code.into_inner())).into())),
+            // What has ended holds nothing of the window, however long its other half stays open.
+            Ok(None) => {
+                inner.streams.on_all_read(self.id);
+                Poll::Ready(Ok(None))
+            }
+            Err(ReadError::Reset(code)) => {
+                inner.streams.on_all_read(self.id);
+                Poll::Ready(Err(ErrorKind::Reset(Code(code.into_inner())).into()))
+            }
             Err(ReadError::Blocked) => match inner.ended() {
                 Some(error) => Poll::Ready(Err(error)),
                 None => {
@@ -495,7 +546,16 @@ impl Half {
         if let Some(error) = inner.ended() {
             return Poll::Ready(Err(error));
         }
-        match inner.proto.send_stream(self.id).write_chunks(chunks) {
+        let mut stream = inner.proto.send_stream(self.id);
+        let written = match stream.write_chunks(chunks) {
+            // A connection without room says so first, and that may last.
+            Err(WriteError::Blocked) => match stream.stopped() {
+                Ok(Some(code)) => Err(WriteError::Stopped(code)),
+                Ok(None) | Err(_) => Err(WriteError::Blocked),
+            },
+            written => written,
+        };
+        match written {
             Ok(written) => {
                 self.connection.mark_dirty();
                 Poll::Ready(Ok(written))
@@ -504,11 +564,19 @@ impl Half {
                 inner.streams.wait_writable(self.id, cx);
                 Poll::Pending
             }
-            Err(WriteError::Stopped(code)) => {
-                Poll::Ready(Err(ErrorKind::Reset(Code(code.into_inner())).into()))
-            }
+            Err(WriteError::Stopped(code)) => Poll::Ready(Err(self.on_stopped(inner, code))),
             Err(WriteError::ClosedStream) => Poll::Ready(Err(ErrorKind::Closed.into())),
         }
+    }
+
+    fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = &mut *self.connection.inner.borrow_mut();
+        let over = inner.streams.verdict(self.id).is_some() || inner.ended().is_some();
+        if over || !matches!(inner.proto.send_stream(self.id).stopped(), Ok(None)) {
+            return Poll::Ready(());
+        }
+        inner.streams.wait_writable(self.id, cx);
+        Poll::Pending
     }
 
     fn finish(&self) -> Result<(), Error> {
@@ -525,9 +593,17 @@ impl Half {
             .send_stream(self.id)
             .finish()
             .map_err(|error| match error {
-                quinn_proto::FinishError::Stopped(code) => ErrorKind::Reset(Code(code.into_inner())).into(),
+                quinn_proto::FinishError::Stopped(code) => self.on_stopped(inner, code),
                 quinn_proto::FinishError::ClosedStream => ErrorKind::Closed.into(),
             })
+    }
+
+    /// The peer asked us to stop sending: it wants RESET_STREAM with its code (RFC 9000 section 3.5), without
+    /// which the stream would count as open for ever.
+    fn on_stopped(&self, inner: &mut crate::connection::Inner, code: VarInt) -> Error {
+        let _ = inner.proto.send_stream(self.id).reset(code);
+        self.connection.mark_dirty();
+        ErrorKind::Reset(Code(code.into_inner())).into()
     }
 
     fn reset(&self, code: Code) {
@@ -542,14 +618,20 @@ impl Half {
     }
 
     fn stop(&self, code: Code) {
-        let _ = self
-            .connection
-            .inner
-            .borrow_mut()
-            .proto
-            .recv_stream(self.id)
-            .stop(wire(code));
+        let inner = &mut *self.connection.inner.borrow_mut();
+        let _ = inner.proto.recv_stream(self.id).stop(wire(code));
+        inner.streams.on_all_read(self.id);
         self.connection.mark_dirty();
+    }
+
+    /// The peer broke a rule on this stream: `code` is how an unfinished answer on it is reset.
+    fn set_abort_code(&self, code: Code) {
+        let mut inner = self.connection.inner.borrow_mut();
+        inner.streams.set_abort_code(self.id, code);
+    }
+
+    fn abort_code(&self) -> Option<Code> {
+        self.connection.inner.borrow().streams.abort_code(self.id)
     }
 
     fn violation(&self, code: Code) {

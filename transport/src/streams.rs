@@ -2,9 +2,12 @@
 //! others up.
 //!
 //! All streams of a connection share its receive window. A stream that nobody reads keeps its part of it, and
-//! enough of them would stop every other stream. So unread streams are looked at every [`SCAN_INTERVAL`]: when
-//! they may fill half the window, new requests go to another connection; at three quarters, the longest unread
-//! one is reset.
+//! enough of them would stop every other stream. So what unread streams may hold is bounded from above: when
+//! that is half the window, new requests go to another connection. Streams that were not read between two looks,
+//! [`SCAN_INTERVAL`] apart, are stalled; when those may hold three quarters, the longest unread ones are reset.
+//!
+//! quinn-proto does not tell how much of a stream is unread. It is at most the stream's window, and at most what
+//! came in on the whole connection since everything of the stream had been read.
 
 use std::{
     task::{Context, Waker},
@@ -40,22 +43,36 @@ pub(crate) struct Streams {
     next_scan: Option<Instant>,
     /// Scans so far: a clock that costs nothing to read.
     scans: u64,
-    /// Bytes that stalled streams may hold, at the last scan.
-    stalled: u64,
-    /// Index after the last stream of the peer's.
-    next_remote: u64,
+    /// Bytes of datagrams that came in.
+    arrived: u64,
+    /// The value of `arrived` when events were last handed out: what came before is read, or known to be unread.
+    announced: u64,
+    /// The value of `arrived` when `crowded` was last looked at.
+    looked: u64,
+    /// Unread streams may hold half the window.
+    crowded: bool,
 }
 
 #[derive(Default)]
 struct Slot {
     read: Option<Waker>,
     write: Option<Waker>,
-    /// The count of scans when the owner last read, if there is something left to read.
-    unread_since: Option<u64>,
+    /// Present while there is something to read.
+    unread: Option<Unread>,
     /// Why the connection ended this stream, whatever QUIC says of it.
     verdict: Option<ErrorKind>,
+    /// How an unfinished sending half is reset, instead of as its owner says.
+    abort_code: Option<Code>,
     /// Halves that their owners hold.
     halves: u8,
+}
+
+#[derive(Clone, Copy)]
+struct Unread {
+    /// The count of scans when the owner last read.
+    since: u64,
+    /// A value of [`Streams::arrived`] at which nothing was unread.
+    mark: u64,
 }
 
 impl Streams {
@@ -75,8 +92,10 @@ impl Streams {
             unread: 0,
             next_scan: None,
             scans: 0,
-            stalled: 0,
-            next_remote: 0,
+            arrived: 0,
+            announced: 0,
+            looked: 0,
+            crowded: false,
         }
     }
 
@@ -90,15 +109,9 @@ impl Streams {
         self.total
     }
 
-    /// The id of the first request stream that the peer has not opened: all below were taken.
-    pub(crate) fn next_remote(&self) -> u64 {
-        // Client-initiated bidirectional streams are 0, 4, 8, ... (RFC 9000 section 2.1).
-        self.next_remote * 4
-    }
-
     /// Do unread streams hold so much of the window that new requests should go elsewhere?
     pub(crate) fn is_crowded(&self) -> bool {
-        self.stalled * 2 >= self.connection_window
+        self.crowded
     }
 
     pub(crate) fn insert_local(&mut self, id: StreamId) {
@@ -114,7 +127,6 @@ impl Streams {
 
     pub(crate) fn insert_remote(&mut self, id: StreamId, proto: &mut quinn_proto::Connection) {
         self.insert_local(id);
-        self.next_remote = id.index() + 1;
         // Each allowed stream costs memory at once, so the limit follows the use.
         let used = proto.streams().remote_open_streams(Dir::Bi);
         if used * 2 >= u64::from(self.allowed) && self.allowed < self.limits.max {
@@ -145,19 +157,50 @@ impl Streams {
         if slot.halves > 0 {
             return false;
         }
-        if slot.unread_since.is_some() {
-            self.unread = self.unread.saturating_sub(1);
-        }
+        self.on_all_read(id);
         self.slots.remove(&id);
         true
+    }
+
+    /// A datagram of `length` bytes came in.
+    pub(crate) fn on_datagram(&mut self, length: usize) {
+        self.arrived += length as u64;
+    }
+
+    /// The events of all datagrams so far were handed out.
+    pub(crate) fn on_announced(&mut self) {
+        self.announced = self.arrived;
+        // Looking costs a pass over the streams: only when they can fill half the window, and now and then.
+        let may_be = self.unread as u64 * self.stream_window * 2 >= self.connection_window;
+        if may_be && self.arrived - self.looked >= self.connection_window / 16 {
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        self.looked = self.arrived;
+        self.crowded = self.held(self.slots.values()) * 2 >= self.connection_window;
+    }
+
+    /// The most that these streams can hold unread.
+    fn held<'a>(&self, slots: impl Iterator<Item = &'a Slot>) -> u64 {
+        let (mut sum, mut oldest) = (0u64, self.arrived);
+        for unread in slots.filter_map(|slot| slot.unread) {
+            sum += self.stream_window.min(self.arrived - unread.mark);
+            oldest = oldest.min(unread.mark);
+        }
+        sum.min(self.arrived - oldest)
     }
 
     pub(crate) fn on_readable(&mut self, id: StreamId, now: Instant) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        if slot.unread_since.is_none() {
-            slot.unread_since = Some(self.scans);
+        if slot.unread.is_none() && slot.verdict.is_none() {
+            slot.unread = Some(Unread {
+                since: self.scans,
+                mark: self.announced,
+            });
             self.unread += 1;
             self.next_scan.get_or_insert(now + SCAN_INTERVAL);
         }
@@ -184,23 +227,27 @@ impl Streams {
 
     /// Everything there was has been read; wake `cx` when there is more.
     pub(crate) fn wait_readable(&mut self, id: StreamId, cx: &mut Context<'_>) {
+        self.on_all_read(id);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            replace(&mut slot.read, cx);
+        }
+    }
+
+    /// Nothing of the stream is unread: its owner has read it all, or wants no more of it.
+    pub(crate) fn on_all_read(&mut self, id: StreamId) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        if slot.unread_since.take().is_some() {
+        if slot.unread.take().is_some() {
             self.unread = self.unread.saturating_sub(1);
+            self.crowded &= self.unread > 0;
         }
-        replace(&mut slot.read, cx);
     }
 
     /// Some of what there is has been read: its owner is alive.
     pub(crate) fn on_read(&mut self, id: StreamId) {
-        if let Some(since) = self
-            .slots
-            .get_mut(&id)
-            .and_then(|slot| slot.unread_since.as_mut())
-        {
-            *since = self.scans;
+        if let Some(unread) = self.slots.get_mut(&id).and_then(|slot| slot.unread.as_mut()) {
+            unread.since = self.scans;
         }
     }
 
@@ -213,6 +260,17 @@ impl Streams {
     /// Why the connection ended this stream, if it did.
     pub(crate) fn verdict(&self, id: StreamId) -> Option<&ErrorKind> {
         self.slots.get(&id)?.verdict.as_ref()
+    }
+
+    /// The peer broke a rule on this stream: from now on `code` is how its sending half is reset.
+    pub(crate) fn set_abort_code(&mut self, id: StreamId, code: Code) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.abort_code = Some(code);
+        }
+    }
+
+    pub(crate) fn abort_code(&self, id: StreamId) -> Option<Code> {
+        self.slots.get(&id)?.abort_code
     }
 
     pub(crate) fn wake_all(&mut self) {
@@ -242,41 +300,40 @@ impl Streams {
     /// Finds what unread streams hold of the window, and resets the longest unread ones if it is too much.
     /// Returns how many were reset.
     pub(crate) fn scan(&mut self, proto: &mut quinn_proto::Connection, now: Instant) -> u64 {
-        self.next_scan = (self.unread > 0).then(|| now + SCAN_INTERVAL);
         self.scans += 1;
+        self.look();
+        let reset = self.reset_stalled(proto);
+        self.next_scan = (self.unread > 0).then(|| now + SCAN_INTERVAL);
+        reset
+    }
+
+    fn reset_stalled(&mut self, proto: &mut quinn_proto::Connection) -> u64 {
         // The first scan after the last read may have come at once; the second is an interval later.
         let settled = self.scans.saturating_sub(2);
+        let is_stalled = |slot: &Slot| slot.unread.is_some_and(|unread| unread.since <= settled);
+        let held = self.held(self.slots.values().filter(|slot| is_stalled(slot)));
+        let allowed = self.connection_window / 4 * 3;
+        if held < allowed {
+            return 0;
+        }
         let mut stalled: Vec<(u64, StreamId)> = self
             .slots
             .iter()
-            .filter(|(_, slot)| slot.verdict.is_none())
-            .filter_map(|(id, slot)| Some((slot.unread_since?, *id)))
-            .filter(|(since, _)| *since <= settled)
+            .filter(|(_, slot)| is_stalled(slot))
+            .filter_map(|(id, slot)| Some((slot.unread?.since, *id)))
             .collect();
-        // How much one holds can't be asked; a window each is the most it can be.
-        let held = |count: usize| count as u64 * self.stream_window;
-        self.stalled = held(stalled.len());
-        let allowed = self.connection_window / 4 * 3;
-        if self.stalled < allowed {
-            return 0;
-        }
-        stalled.sort_unstable_by_key(|(since, _)| *since);
-        let excess = (self.stalled - allowed)
-            .div_ceil(self.stream_window.max(1))
-            .max(1);
-        let mut reset = 0;
-        for (_, id) in stalled
-            .into_iter()
-            .take(usize::try_from(excess).unwrap_or(usize::MAX))
-        {
-            if let Some(slot) = self.slots.get_mut(&id) {
+        stalled.sort_unstable();
+        let excess = (held - allowed).div_ceil(self.stream_window.max(1)).max(1);
+        stalled.truncate(usize::try_from(excess).unwrap_or(usize::MAX));
+        for (_, id) in &stalled {
+            self.on_all_read(*id);
+            if let Some(slot) = self.slots.get_mut(id) {
                 slot.verdict = Some(ErrorKind::Stalled);
                 slot.wake();
-                abort(proto, id, Code::H3_EXCESSIVE_LOAD);
-                reset += 1;
+                abort(proto, *id, Code::H3_EXCESSIVE_LOAD);
             }
         }
-        reset
+        stalled.len() as u64
     }
 }
 

@@ -56,7 +56,8 @@ where
     let mut tunnel = Tunnel {
         up: Up {
             send: stream.send,
-            phase: Phase::Reading,
+            // First of all: the head that opened the tunnel may still be queued.
+            phase: Phase::Writing,
             count: 0,
         },
         down: Down {

@@ -1,7 +1,7 @@
 //! Who is at the other end: the check of a peer's certificate chain in both directions.
 //!
 //! A chain passes if webpki finds a path from the leaf to a root of the trust bundle, and the leaf and
-//! the authorities on that path obey the X.509-SVID rules that webpki does not know ([`svid`]). DNS
+//! the authorities on that path obey the X.509-SVID rules that webpki does not know (`svid.rs`). DNS
 //! names and the TLS server name mean nothing in the mesh: the dialler pins the SPIFFE ID that it
 //! expects, the listener takes any SVID of its trust domain and leaves the decision to authorization.
 //!

@@ -19,7 +19,11 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     before_exec(command, move || {
         set_pdeathsig(Signal::SIGKILL)?;
         // The parent may have ended before the call above: then nobody is left to be followed.
-        if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        if getppid() == parent {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
     });
 }
 

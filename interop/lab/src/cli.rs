@@ -139,7 +139,9 @@ pub fn run(command: &Command) -> ExitCode {
 fn serve(args: &ServicesArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.doing(|| "start a runtime".to_owned())?.block_on(async {
-        let listener = TcpListener::bind(args.listen).await.doing(|| format!("listen on {}", args.listen))?;
+        let listener = TcpListener::bind(args.listen)
+            .await
+            .doing(|| format!("listen on {}", args.listen))?;
         let address = listener.local_addr().doing(|| "read the address".to_owned())?;
         // Whoever started this may have stopped reading.
         writeln!(io::stdout(), "{LISTENING}{address}").ok();
@@ -151,7 +153,10 @@ fn service(args: &ServicesArgs, listener: TcpListener) -> Pin<Box<dyn Future<Out
     match args.service {
         Service::Http => {
             let keep_alive = args.keep_alive.map(Duration::from_millis);
-            let options = services::http::Options { name: args.name.clone(), keep_alive };
+            let options = services::http::Options {
+                name: args.name.clone(),
+                keep_alive,
+            };
             Box::pin(services::http::serve(listener, options))
         }
         Service::Grpc => Box::pin(services::grpc::serve(listener)),
@@ -170,7 +175,11 @@ fn put_load(args: &LoadArgs) -> Result<ExitCode> {
         Output::Json => serde_json::to_string(&report).doing(|| "write the report".to_owned())?,
     };
     writeln!(io::stdout(), "{text}").doing(|| "write the report".to_owned())?;
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 impl LoadArgs {
@@ -182,13 +191,20 @@ impl LoadArgs {
         let work = match self.work {
             WorkKind::Http => {
                 let expect = self.expect.as_deref().map(small_answer);
-                Work::Http { host, path: self.path.clone(), expect }
+                Work::Http {
+                    host,
+                    path: self.path.clone(),
+                    expect,
+                }
             }
             WorkKind::Ping => {
                 let size = usize::try_from(self.size.unwrap_or(MESSAGE)).unwrap_or(usize::MAX);
                 Work::Ping { size: size.max(1) }
             }
-            WorkKind::Bulk => Work::Bulk { host, bytes: self.size.unwrap_or(DOWNLOAD) },
+            WorkKind::Bulk => Work::Bulk {
+                host,
+                bytes: self.size.unwrap_or(DOWNLOAD),
+            },
         };
         let limit = match (self.count, self.duration, self.work) {
             (Some(count), _, _) => Limit::Count(count),

@@ -107,11 +107,20 @@ async fn drive(options: &Options) -> Result<Report> {
     }
     let measured = shared.stop()?;
     let window = window.end()?;
-    if tokio::time::timeout(options.timeout, all(&mut connections)).await.is_err() {
+    if tokio::time::timeout(options.timeout, all(&mut connections))
+        .await
+        .is_err()
+    {
         shared.count_unanswered(connections.len());
     }
     let peak = Usage::of(std::process::id())?.peak_rss;
-    Ok(report::make(options, measured, shared.take_errors(), window, peak))
+    Ok(report::make(
+        options,
+        measured,
+        shared.take_errors(),
+        window,
+        peak,
+    ))
 }
 
 async fn all(connections: &mut JoinSet<()>) {

@@ -50,7 +50,10 @@ impl Host {
             unshare(CloneFlags::CLONE_NEWNET).map_err(missing_rights)?;
             File::open(OWN_NETWORK).doing(|| format!("open {OWN_NETWORK}"))
         })??;
-        let host = Self { name: name.into(), namespace: Arc::new(namespace.into()) };
+        let host = Self {
+            name: name.into(),
+            namespace: Arc::new(namespace.into()),
+        };
         host.ip("link set lo up")?;
         Ok(host)
     }
@@ -73,7 +76,8 @@ impl Host {
     /// That the namespace could not be entered.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
         on_a_thread(|| {
-            setns(&*self.namespace, CloneFlags::CLONE_NEWNET).doing(|| format!("enter host {}", self.name))?;
+            setns(&*self.namespace, CloneFlags::CLONE_NEWNET)
+                .doing(|| format!("enter host {}", self.name))?;
             Ok(f())
         })?
     }
@@ -84,7 +88,8 @@ impl Host {
     /// That there is no such parameter, or that it belongs to the whole machine.
     pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{}", key.replace('.', "/"));
-        self.run(|| fs::write(&path, value))?.doing(|| format!("set net.{key} of host {}", self.name))
+        self.run(|| fs::write(&path, value))?
+            .doing(|| format!("set net.{key} of host {}", self.name))
     }
 
     /// A network parameter of this host.
@@ -93,7 +98,9 @@ impl Host {
     /// That there is no such parameter.
     pub fn sysctl(&self, key: &str) -> Result<String> {
         let path = format!("/proc/sys/net/{}", key.replace('.', "/"));
-        let value = self.run(|| fs::read_to_string(&path))?.doing(|| format!("read net.{key}"))?;
+        let value = self
+            .run(|| fs::read_to_string(&path))?
+            .doing(|| format!("read net.{key}"))?;
         Ok(value.trim().to_owned())
     }
 
@@ -105,8 +112,14 @@ impl Host {
     /// Runs a program in this host with `input` on its standard input.
     fn tool(&self, program: &str, package: &'static str, args: &[&str], input: &str) -> Result<()> {
         let mut command = self.command(find_program(program, package)?);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().doing(|| format!("start {program} in host {}", self.name))?;
+        command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .doing(|| format!("start {program} in host {}", self.name))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A program that ends without reading says why on its standard error.
             stdin.write_all(input.as_bytes()).ok();
@@ -138,7 +151,8 @@ pub fn acquire_rights() -> Result<()> {
     }
     let maps = UserMaps::of_this_user();
     unshare(CloneFlags::CLONE_NEWUSER).map_err(missing_rights)?;
-    maps.write().doing(|| "map this user to root in a new user namespace".to_owned())?;
+    maps.write()
+        .doing(|| "map this user to root in a new user namespace".to_owned())?;
     rights()
 }
 
@@ -170,16 +184,23 @@ pub fn privileged<F: FnOnce()>(body: F) -> Result<()> {
     }
     let name = test_name(std::any::type_name::<F>());
     let mut command = Command::new(std::env::current_exe().doing(|| "find this test's binary".to_owned())?);
-    command.args([name, "--exact", "--nocapture"]).env(REEXECUTED, "1");
+    command
+        .args([name, "--exact", "--nocapture"])
+        .env(REEXECUTED, "1");
     child::enter_new_user_namespace(&mut command);
     child::die_with_parent(&mut command);
-    let output = command.output().map_err(|error| Error::MissingRights { reason: error.to_string() })?;
+    let output = command.output().map_err(|error| Error::MissingRights {
+        reason: error.to_string(),
+    })?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     if output.status.success() && stdout.contains("1 passed") {
         return Ok(());
     }
     let stderr = format!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
-    Err(Error::Command { command: format!("{name}, in a user namespace"), stderr })
+    Err(Error::Command {
+        command: format!("{name}, in a user namespace"),
+        stderr,
+    })
 }
 
 /// Calls `f` on a thread in the network namespace of process `pid`.
@@ -189,7 +210,8 @@ pub(crate) fn in_network_of<T: Send>(pid: u32, f: impl FnOnce() -> T + Send) -> 
     let inode = |metadata: io::Result<fs::Metadata>| metadata.map(|metadata| metadata.ino()).ok();
     on_a_thread(|| {
         if inode(theirs.metadata()) != inode(Path::new(OWN_NETWORK).metadata()) {
-            setns(&theirs, CloneFlags::CLONE_NEWNET).doing(|| format!("enter the network of process {pid}"))?;
+            setns(&theirs, CloneFlags::CLONE_NEWNET)
+                .doing(|| format!("enter the network of process {pid}"))?;
         }
         Ok(f())
     })?
@@ -202,7 +224,9 @@ fn on_a_thread<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T> {
 }
 
 fn missing_rights(error: Errno) -> Error {
-    Error::MissingRights { reason: error.desc().to_owned() }
+    Error::MissingRights {
+        reason: error.desc().to_owned(),
+    }
 }
 
 /// `crate::module::test::{{closure}}` -> `module::test`, libtest's name.

@@ -56,8 +56,13 @@ impl Process {
     /// That it could not be started.
     pub fn spawn(name: &str, mut command: Command) -> Result<Self> {
         child::die_with_parent(&mut command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().doing(|| format!("start {name} ({:?})", command.get_program()))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .doing(|| format!("start {name} ({:?})", command.get_program()))?;
         let log = Arc::new(Log::default());
         if let Some(stdout) = child.stdout.take() {
             log.follow(stdout);
@@ -65,7 +70,11 @@ impl Process {
         if let Some(stderr) = child.stderr.take() {
             log.follow(stderr);
         }
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+        })
     }
 
     /// Starts `command` and waits until it is ready.
@@ -123,8 +132,14 @@ impl Process {
     /// # Errors
     /// That it ended, or wrote no such line in time.
     pub fn wait_line(&mut self, text: &str, timeout: Duration) -> Result<String> {
+        let started = Instant::now();
         if let Some(line) = self.log.wait_for(text, timeout) {
             return Ok(line);
+        }
+        // Its output can end a moment before it does itself.
+        while started.elapsed() < timeout {
+            self.check_running()?;
+            std::thread::sleep(POLL);
         }
         self.check_running()?;
         Err(self.timed_out(&format!("line with {text:?}"), timeout))
@@ -148,7 +163,11 @@ impl Process {
     /// # Errors
     /// That it could not be asked.
     pub fn is_running(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait().doing(|| format!("look at {}", self.name))?.is_none())
+        Ok(self
+            .child
+            .try_wait()
+            .doing(|| format!("look at {}", self.name))?
+            .is_none())
     }
 
     /// Sends a signal.
@@ -169,7 +188,11 @@ impl Process {
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().doing(|| format!("wait for {}", self.name))? {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .doing(|| format!("wait for {}", self.name))?
+            {
                 return Ok(status);
             }
             if started.elapsed() > timeout {
@@ -200,13 +223,22 @@ impl Process {
             Some(status) => {
                 // Its last words may still be in the pipe.
                 self.log.wait_for_end(Duration::from_secs(1));
-                Err(Error::Ended { name: self.name.clone(), status: status.to_string(), log: self.log.tail() })
+                Err(Error::Ended {
+                    name: self.name.clone(),
+                    status: status.to_string(),
+                    log: self.log.tail(),
+                })
             }
         }
     }
 
     fn timed_out(&self, what: &str, waited: Duration) -> Error {
-        Error::TimedOut { name: self.name.clone(), what: what.to_owned(), waited, log: self.log.tail() }
+        Error::TimedOut {
+            name: self.name.clone(),
+            what: what.to_owned(),
+            waited,
+            log: self.log.tail(),
+        }
     }
 }
 
@@ -226,7 +258,10 @@ pub fn find_program(program: &str, package: &'static str) -> Result<std::path::P
         .chain(["/usr/sbin".into(), "/sbin".into(), "/usr/bin".into()])
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
-        .ok_or_else(|| Error::MissingProgram { program: program.to_owned(), package })
+        .ok_or_else(|| Error::MissingProgram {
+            program: program.to_owned(),
+            package,
+        })
 }
 
 /// A process's output.
@@ -289,19 +324,31 @@ impl Log {
             if state.open_streams == 0 {
                 return None;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
     fn wait_for_end(&self, timeout: Duration) {
         let state = self.lock();
-        drop(self.changed.wait_timeout_while(state, timeout, |state| state.open_streams > 0));
+        drop(
+            self.changed
+                .wait_timeout_while(state, timeout, |state| state.open_streams > 0),
+        );
     }
 
     fn tail(&self) -> String {
         let state = self.lock();
         let skipped = state.lines.len().saturating_sub(LOG_TAIL);
-        state.lines.iter().skip(skipped).map(|line| format!("  {line}\n")).collect()
+        state
+            .lines
+            .iter()
+            .skip(skipped)
+            .map(|line| format!("  {line}\n"))
+            .collect()
     }
 }
 
@@ -310,7 +357,10 @@ fn answers_ok(address: SocketAddr, path: &str) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        )?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line)?;
         Ok(line)

@@ -46,7 +46,10 @@ const PATTERN_PIECE: usize = 256 * 1024;
 
 static PATTERN: LazyLock<Bytes> = LazyLock::new(|| {
     let byte = |index: usize| u8::try_from(index % PATTERN_PERIOD).unwrap_or_default();
-    (0..PATTERN_PIECE + PATTERN_PERIOD).map(byte).collect::<Vec<_>>().into()
+    (0..PATTERN_PIECE + PATTERN_PERIOD)
+        .map(byte)
+        .collect::<Vec<_>>()
+        .into()
 });
 
 impl Pattern {
@@ -61,7 +64,9 @@ impl Pattern {
     /// Whether `bytes` go on where the last ones ended.
     #[must_use]
     pub fn matches(&mut self, bytes: &[u8]) -> bool {
-        bytes.chunks(PATTERN_PIECE).all(|piece| *piece == self.next(piece.len() as u64))
+        bytes
+            .chunks(PATTERN_PIECE)
+            .all(|piece| *piece == self.next(piece.len() as u64))
     }
 
     fn phase(self) -> usize {
@@ -119,7 +124,11 @@ mod tests {
         for limit in [1, 250, 251, 252, 65_536, u64::MAX, 7] {
             made.extend_from_slice(&pattern.next(limit));
         }
-        assert!(made.iter().enumerate().all(|(index, byte)| usize::from(*byte) == index % 251));
+        assert!(
+            made.iter()
+                .enumerate()
+                .all(|(index, byte)| usize::from(*byte) == index % 251)
+        );
         assert!(Pattern::default().matches(&made));
     }
 

@@ -1,5 +1,7 @@
 //! The load generator: what it counts, and that it notices what is wrong.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -14,7 +16,10 @@ fn start<F: Future<Output = std::io::Result<()>>>(
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async { service(tokio::net::TcpListener::from_std(listener).unwrap()).await })
     });
     address
@@ -44,7 +49,11 @@ fn http(target: SocketAddr, limit: Limit) -> Options {
     let expect = Some(small_answer("app"));
     Options {
         target,
-        work: Work::Http { host: "app".to_owned(), path: "/".to_owned(), expect },
+        work: Work::Http {
+            host: "app".to_owned(),
+            path: "/".to_owned(),
+            expect,
+        },
         connections: 4,
         warmup: Duration::ZERO,
         limit,
@@ -54,7 +63,11 @@ fn http(target: SocketAddr, limit: Limit) -> Options {
 }
 
 fn answer(body: &[u8]) -> Vec<u8> {
-    [format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+    [
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes(),
+        body,
+    ]
+    .concat()
 }
 
 fn error_count(report: &Report, error: &str) -> u64 {
@@ -80,7 +93,9 @@ fn a_timed_load_takes_its_time_and_watches_processes() {
     let report = load::run(&options).unwrap();
     assert!(report.is_clean(), "{report}");
     assert!((0.3..0.6).contains(&report.seconds), "{report}");
-    let [watched] = report.watched.as_slice() else { panic!("one process is watched") };
+    let [watched] = report.watched.as_slice() else {
+        panic!("one process is watched")
+    };
     assert!(watched.cpu_seconds > 0.05 && watched.rss > 0, "{report}");
     assert!(report.watched_cpu_us_per_request() > 0.0);
 }
@@ -101,9 +116,17 @@ fn one_wrong_byte_is_an_error() {
     let address = start_script(move |count| answer(if count == 7 { &wrong } else { &right }));
     let mut options = http(address, Limit::Count(10));
     options.connections = 1;
-    options.work = Work::Http { host: "app".to_owned(), path: "/".to_owned(), expect: None };
+    options.work = Work::Http {
+        host: "app".to_owned(),
+        path: "/".to_owned(),
+        expect: None,
+    };
     let report = load::run(&options).unwrap();
-    assert_eq!((report.requests, error_count(&report, "wrong answer")), (9, 1), "{report}");
+    assert_eq!(
+        (report.requests, error_count(&report, "wrong answer")),
+        (9, 1),
+        "{report}"
+    );
     assert!(!report.is_clean());
 }
 
@@ -111,7 +134,10 @@ fn one_wrong_byte_is_an_error() {
 fn every_failure_has_its_name() {
     for (script, error) in [
         (answer(b"short"), "wrong answer"),
-        (b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".to_vec(), "status 503"),
+        (
+            b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            "status 503",
+        ),
         (b"SSH-2.0\r\n".to_vec(), "malformed answer"),
         (vec![], "connection closed before the answer's end"),
     ] {
@@ -155,13 +181,19 @@ fn bulk_downloads_are_measured_and_checked() {
     let address = start(|listener| async move { instant::serve(listener, "app").await });
     let mut options = http(address, Limit::Count(2));
     options.connections = 1;
-    options.work = Work::Bulk { host: "app".to_owned(), bytes: 20_000_000 };
+    options.work = Work::Bulk {
+        host: "app".to_owned(),
+        bytes: 20_000_000,
+    };
     let report = load::run(&options).unwrap();
     assert!(report.is_clean() && report.gbit_per_second > 0.0, "{report}");
     assert_eq!((report.requests, report.bytes), (2, 40_000_000));
     // The right number of wrong bytes.
     options.target = start_script(|_| answer(&[7; 1000]));
-    options.work = Work::Bulk { host: "app".to_owned(), bytes: 1000 };
+    options.work = Work::Bulk {
+        host: "app".to_owned(),
+        bytes: 1000,
+    };
     let report = load::run(&options).unwrap();
     assert_eq!(error_count(&report, "wrong answer"), 2, "{report}");
 }

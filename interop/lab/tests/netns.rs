@@ -1,5 +1,7 @@
 //! Hosts, links and the sniffer. Without root these run in a user namespace of their own.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -43,7 +45,10 @@ fn hosts_reach_each_other_over_the_link_alone() {
         }
         // Neither the machine's own network nor a third host is there.
         let third = Host::new("third").unwrap();
-        let reach = |host: &Host| host.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().connect("10.77.1.2:9")).unwrap();
+        let reach = |host: &Host| {
+            host.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().connect("10.77.1.2:9"))
+                .unwrap()
+        };
         assert!(reach(&left).is_ok());
         assert!(reach(&third).is_err());
     })
@@ -56,14 +61,35 @@ fn processes_run_in_their_host() {
         let (left, right, link) = pair(LinkOptions::default());
         let address = SocketAddr::new(link.right()[0], 8080);
         let mut command = right.command(env!("CARGO_BIN_EXE_weft-lab"));
-        command.args(["services", "instant", "--name", "app", "--listen", &address.to_string()]);
+        command.args([
+            "services",
+            "instant",
+            "--name",
+            "app",
+            "--listen",
+            &address.to_string(),
+        ]);
         let mut service = Process::spawn_ready("app", command, &Ready::Port(8080), SOON).unwrap();
         // Asked from within its namespace, as an address of its own.
-        service.wait_ready(&Ready::Http(address, "/".to_owned()), SOON).unwrap();
+        service
+            .wait_ready(&Ready::Http(address, "/".to_owned()), SOON)
+            .unwrap();
         let mut command = left.command(env!("CARGO_BIN_EXE_weft-lab"));
-        command.args(["load", "--target", &address.to_string(), "--count", "50", "--expect", "app"]);
+        command.args([
+            "load",
+            "--target",
+            &address.to_string(),
+            "--count",
+            "50",
+            "--expect",
+            "app",
+        ]);
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     })
     .unwrap();
 }
@@ -84,12 +110,19 @@ fn arrivals(from: &Host, to: &Host, address: IpAddr, count: usize) -> usize {
 #[test]
 fn losses_come_in_both_directions_at_their_rate() {
     privileged(|| {
-        let (left, right, link) = pair(LinkOptions { drop_permille: 300, offloads: false, ..Default::default() });
+        let (left, right, link) = pair(LinkOptions {
+            drop_permille: 300,
+            offloads: false,
+            ..Default::default()
+        });
         let directions = [(&left, &right, link.right()[0]), (&right, &left, link.left()[0])];
         for (from, to, address) in directions {
             // The kernel may drop for want of a receive buffer: small batches.
             let arrived: usize = (0..20).map(|_| arrivals(from, to, address, 50)).sum();
-            assert!((600..800).contains(&arrived), "{arrived} of 1000 arrived, 700 expected");
+            assert!(
+                (600..800).contains(&arrived),
+                "{arrived} of 1000 arrived, 700 expected"
+            );
         }
         link.set_drop(0).unwrap();
         for (from, to, address) in directions {
@@ -106,7 +139,11 @@ fn without_offloads_no_packet_exceeds_the_mtu() {
     privileged(|| {
         const ETHERNET_HEADER: usize = 14;
         for (offloads, mtu) in [(false, 1500), (false, 1280), (true, 1500)] {
-            let (left, right, link) = pair(LinkOptions { offloads, mtu, ..Default::default() });
+            let (left, right, link) = pair(LinkOptions {
+                offloads,
+                mtu,
+                ..Default::default()
+            });
             let sniffer = Sniffer::start(&right, link.interface(), b"x").unwrap();
             exchange(&left, &right, link.right()[0], &vec![b'x'; 1_000_000]);
             send_train(&left, &right, link.right()[0]);
@@ -128,7 +165,9 @@ fn send_train(left: &Host, right: &Host, address: IpAddr) {
     let receiver = right.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
     let sender = left.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     setsockopt(&sender, UdpGsoSegment, &1000).unwrap();
-    sender.send_to(&[0; 10_000], receiver.local_addr().unwrap()).unwrap();
+    sender
+        .send_to(&[0; 10_000], receiver.local_addr().unwrap())
+        .unwrap();
     receiver.set_read_timeout(Some(SOON)).unwrap();
     for _ in 0..10 {
         assert_eq!(receiver.recv(&mut [0; 20_000]).unwrap(), 1000);
@@ -163,8 +202,17 @@ fn sysctls_are_the_hosts_own() {
     privileged(|| {
         let (left, right) = (Host::new("left").unwrap(), Host::new("right").unwrap());
         left.set_sysctl("ipv4.tcp_rmem", "4096 5000 6000").unwrap();
-        assert_eq!(left.sysctl("ipv4.tcp_rmem").unwrap().split_whitespace().collect::<Vec<_>>(), ["4096", "5000", "6000"]);
-        assert_ne!(right.sysctl("ipv4.tcp_rmem").unwrap(), left.sysctl("ipv4.tcp_rmem").unwrap());
+        assert_eq!(
+            left.sysctl("ipv4.tcp_rmem")
+                .unwrap()
+                .split_whitespace()
+                .collect::<Vec<_>>(),
+            ["4096", "5000", "6000"]
+        );
+        assert_ne!(
+            right.sysctl("ipv4.tcp_rmem").unwrap(),
+            left.sysctl("ipv4.tcp_rmem").unwrap()
+        );
         assert!(left.set_sysctl("ipv4.no_such_thing", "1").is_err());
     })
     .unwrap();
@@ -182,13 +230,20 @@ fn dropped_datagrams_show_in_the_counters_of_their_host_alone() {
         let (in_left, in_right) = (sleeper(&left), sleeper(&right));
         let before = Udp::of(in_right.pid()).unwrap();
         // Far more than a receive buffer holds, and nobody reads.
-        let receiver = right.run(|| UdpSocket::bind((link.right()[0], 0)).unwrap()).unwrap();
+        let receiver = right
+            .run(|| UdpSocket::bind((link.right()[0], 0)).unwrap())
+            .unwrap();
         let sender = left.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
         for _ in 0..20_000 {
-            sender.send_to(&[0; 1000], receiver.local_addr().unwrap()).unwrap();
+            sender
+                .send_to(&[0; 1000], receiver.local_addr().unwrap())
+                .unwrap();
         }
         let after = Udp::of(in_right.pid()).unwrap();
-        assert!(after.receive_buffer_errors > before.receive_buffer_errors, "{after:?}");
+        assert!(
+            after.receive_buffer_errors > before.receive_buffer_errors,
+            "{after:?}"
+        );
         assert_eq!(Udp::of(in_left.pid()).unwrap().receive_buffer_errors, 0);
     })
     .unwrap();

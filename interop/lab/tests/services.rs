@@ -1,5 +1,7 @@
 //! The example services, each judged by a client of its protocol.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE, TRAILER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
@@ -39,8 +41,9 @@ type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
 async fn send(address: SocketAddr, version: Version, request: Request<Body>) -> Response<Incoming> {
     let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
     if version == Version::HTTP_2 {
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+            .await
+            .unwrap();
         tokio::spawn(connection);
         return sender.send_request(request).await.unwrap();
     }
@@ -50,7 +53,10 @@ async fn send(address: SocketAddr, version: Version, request: Request<Body>) -> 
 }
 
 fn get(path: &str) -> Request<Body> {
-    Request::get(format!("http://web{path}")).header("host", "web").body(Empty::new().boxed_unsync()).unwrap()
+    Request::get(format!("http://web{path}"))
+        .header("host", "web")
+        .body(Empty::new().boxed_unsync())
+        .unwrap()
 }
 
 async fn bytes(response: Response<Incoming>) -> Bytes {
@@ -63,11 +69,20 @@ const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 async fn http_answers_on_both_versions() {
     let address = start_http().await;
     for version in VERSIONS {
-        assert_eq!(bytes(send(address, version, get("/")).await).await, small_answer("web"));
+        assert_eq!(
+            bytes(send(address, version, get("/")).await).await,
+            small_answer("web")
+        );
         let response = send(address, version, get("/status?code=418")).await;
         assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
-        assert_eq!(send(address, version, get("/nowhere")).await.status(), StatusCode::NOT_FOUND);
-        assert_eq!(send(address, version, get("/status?code=101")).await.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(
+            send(address, version, get("/nowhere")).await.status(),
+            StatusCode::NOT_FOUND
+        );
+        assert_eq!(
+            send(address, version, get("/status?code=101")).await.status(),
+            StatusCode::BAD_REQUEST
+        );
     }
 }
 
@@ -76,9 +91,14 @@ async fn http_tells_what_it_received() {
     let address = start_http().await;
     for (version, name) in [(Version::HTTP_11, "HTTP/1.1"), (Version::HTTP_2, "HTTP/2.0")] {
         let mut request = get("/headers");
-        request.headers_mut().append("x-twice", HeaderValue::from_static("one"));
-        request.headers_mut().append("x-twice", HeaderValue::from_static("two"));
-        let head: ReceivedHead = serde_json::from_slice(&bytes(send(address, version, request).await).await).unwrap();
+        request
+            .headers_mut()
+            .append("x-twice", HeaderValue::from_static("one"));
+        request
+            .headers_mut()
+            .append("x-twice", HeaderValue::from_static("two"));
+        let head: ReceivedHead =
+            serde_json::from_slice(&bytes(send(address, version, request).await).await).unwrap();
         assert_eq!((head.method.as_str(), head.version.as_str()), ("GET", name));
         assert_eq!(head.values("x-twice").collect::<Vec<_>>(), ["one", "two"]);
     }
@@ -102,7 +122,11 @@ async fn http_echoes_body_and_trailers() {
     for version in VERSIONS {
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", HeaderValue::from_static("42"));
-        let frames = [Ok(Frame::data(Bytes::from("some "))), Ok(Frame::data(Bytes::from("text"))), Ok(Frame::trailers(trailers))];
+        let frames = [
+            Ok(Frame::data(Bytes::from("some "))),
+            Ok(Frame::data(Bytes::from("text"))),
+            Ok(Frame::trailers(trailers)),
+        ];
         let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
         let request = Request::post("http://web/echo")
             .header("host", "web")
@@ -114,7 +138,10 @@ async fn http_echoes_body_and_trailers() {
         let response = send(address, version, request).await;
         assert_eq!(response.headers()[CONTENT_TYPE], "text/plain");
         let collected = response.into_body().collect().await.unwrap();
-        assert_eq!(collected.trailers().map(|fields| &fields["x-sum"]), Some(&HeaderValue::from_static("42")));
+        assert_eq!(
+            collected.trailers().map(|fields| &fields["x-sum"]),
+            Some(&HeaderValue::from_static("42"))
+        );
         assert_eq!(collected.to_bytes(), "some text");
     }
 }
@@ -125,26 +152,44 @@ async fn http_digests_an_upload() {
     let body = Pattern::default().next(200_000);
     let request = Request::post("http://web/digest").header("host", "web");
     let request = request.body(Full::new(body.clone()).boxed_unsync()).unwrap();
-    assert_eq!(bytes(send(address, Version::HTTP_11, request).await).await, tcp::receipt(&body));
+    assert_eq!(
+        bytes(send(address, Version::HTTP_11, request).await).await,
+        tcp::receipt(&body)
+    );
 }
 
 #[tokio::test]
 async fn http_closes_idle_connections_after_its_keep_alive_and_not_busy_ones() {
     let keep_alive = Some(Duration::from_millis(50));
-    let options = Options { name: "web".to_owned(), keep_alive };
+    let options = Options {
+        name: "web".to_owned(),
+        keep_alive,
+    };
     let address = start(|listener| http_service::serve(listener, options)).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     let started = Instant::now();
-    stream.write_all(b"GET /slow?ms=200 HTTP/1.1\r\nHost: web\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /slow?ms=200 HTTP/1.1\r\nHost: web\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.ends_with(&small_answer("web")), "cut off while it was served");
-    assert!(started.elapsed() >= Duration::from_millis(250), "closed before its keep-alive");
+    assert!(
+        answer.ends_with(&small_answer("web")),
+        "cut off while it was served"
+    );
+    assert!(
+        started.elapsed() >= Duration::from_millis(250),
+        "closed before its keep-alive"
+    );
 }
 
 async fn grpc_call(connection: &mut Connection, method: &str, messages: &[&'static str]) -> Outcome {
     let messages = messages.iter().map(|message| Bytes::from(*message)).collect();
-    connection.call_with(method, HeaderMap::new(), messages).await.unwrap()
+    connection
+        .call_with(method, HeaderMap::new(), messages)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -153,14 +198,26 @@ async fn grpc_methods_of_every_kind_work() {
     for address in [dedicated, start_http().await] {
         let mut connection = Connection::open(address, "db").await.unwrap();
         let unary = grpc_call(&mut connection, "Unary", &["ping"]).await;
-        assert_eq!((unary.status, unary.messages), (Some(code::OK), vec![Bytes::from("ping")]));
+        assert_eq!(
+            (unary.status, unary.messages),
+            (Some(code::OK), vec![Bytes::from("ping")])
+        );
         assert!(unary.trailers.is_some(), "the status must be in trailers");
         let client = grpc_call(&mut connection, "ClientStream", &["a", "bcd", ""]).await;
-        assert_eq!((client.status, client.messages), (Some(code::OK), vec![Bytes::from("3 messages, 4 bytes")]));
+        assert_eq!(
+            (client.status, client.messages),
+            (Some(code::OK), vec![Bytes::from("3 messages, 4 bytes")])
+        );
         let server = grpc_call(&mut connection, "ServerStream", &["3"]).await;
-        assert_eq!((server.status, server.messages), (Some(code::OK), vec!["0".into(), "1".into(), "2".into()]));
+        assert_eq!(
+            (server.status, server.messages),
+            (Some(code::OK), vec!["0".into(), "1".into(), "2".into()])
+        );
         let unknown = grpc_call(&mut connection, "Unknown", &[]).await;
-        assert_eq!((unknown.status, unknown.trailers), (Some(code::UNIMPLEMENTED), None));
+        assert_eq!(
+            (unknown.status, unknown.trailers),
+            (Some(code::UNIMPLEMENTED), None)
+        );
     }
 }
 
@@ -181,7 +238,10 @@ async fn grpc_bidi_messages_go_to_and_fro() {
 async fn grpc_ends_with_the_status_asked_for() {
     let mut connection = Connection::open(start(grpc::serve).await, "db").await.unwrap();
     let fields = HeaderMap::from_iter([(STATUS_FIELD.parse().unwrap(), HeaderValue::from_static("7"))]);
-    let outcome = connection.call_with("Unary", fields, vec![Bytes::from("x")]).await.unwrap();
+    let outcome = connection
+        .call_with("Unary", fields, vec![Bytes::from("x")])
+        .await
+        .unwrap();
     assert_eq!((outcome.status, outcome.messages.len()), (Some(7), 1));
     assert!(!outcome.message.is_empty());
 }
@@ -193,20 +253,33 @@ async fn websocket_echoes_messages_pings_and_close() {
     for frame in [
         WebSocketFrame::whole(Opcode::Text, "hello"),
         WebSocketFrame::whole(Opcode::Binary, vec![0; 70_000]),
-        WebSocketFrame { fin: false, ..WebSocketFrame::whole(Opcode::Text, "first ") },
+        WebSocketFrame {
+            fin: false,
+            ..WebSocketFrame::whole(Opcode::Text, "first ")
+        },
         WebSocketFrame::whole(Opcode::Continuation, "second"),
     ] {
         socket.send(&frame).await.unwrap();
         assert_eq!(socket.next().await.unwrap(), Some(frame));
     }
-    socket.send(&WebSocketFrame::whole(Opcode::Ping, "?")).await.unwrap();
-    assert_eq!(socket.next().await.unwrap(), Some(WebSocketFrame::whole(Opcode::Pong, "?")));
+    socket
+        .send(&WebSocketFrame::whole(Opcode::Ping, "?"))
+        .await
+        .unwrap();
+    assert_eq!(
+        socket.next().await.unwrap(),
+        Some(WebSocketFrame::whole(Opcode::Pong, "?"))
+    );
     socket.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn websocket_refusals_are_told() {
-    let refusal = WebSocket::open(start_http().await, "web", "/nowhere").await.unwrap().err().unwrap();
+    let refusal = WebSocket::open(start_http().await, "web", "/nowhere")
+        .await
+        .unwrap()
+        .err()
+        .unwrap();
     assert_eq!(refusal.status, 404);
     let response = send(start_http().await, Version::HTTP_11, get("/ws")).await;
     assert_eq!(response.status(), StatusCode::UPGRADE_REQUIRED);

@@ -57,7 +57,7 @@ fn config<'d>(
         return None;
     };
     for other in configs.iter().skip(1) {
-        let place = first.origin.place_of("kind");
+        let place = first.origin.place_of(errors, "kind");
         other.origin.error(
             errors,
             "kind",
@@ -104,7 +104,7 @@ fn check_uids(workloads: Workloads<'_, '_>, errors: &Errors) {
         let Located { document, origin } = workload;
         match seen.get(&document.uid) {
             Some(other) => {
-                let (name, place) = (&other.document.name, other.origin.place_of("spec.uid"));
+                let (name, place) = (&other.document.name, other.origin.place_of(errors, "spec.uid"));
                 let message = format!(
                     "{} is also the uid of the Workload {name} ({place})",
                     document.uid
@@ -146,7 +146,7 @@ fn check_workload_ports<'d, 'a>(workloads: Workloads<'d, 'a>, errors: &Errors) -
                 .iter()
                 .find_map(|is_udp| claims.get(&(address, port, *is_udp)));
             if let Some((other, other_path)) = taken {
-                let (name, place) = (&other.document.name, other.origin.place_of(other_path));
+                let (name, place) = (&other.document.name, other.origin.place_of(errors, other_path));
                 let message = format!(
                     "port {port} of {address} is {other_path} of the Workload {name} ({place}) already"
                 );
@@ -170,7 +170,10 @@ fn check_cluster_ips(services: Services<'_, '_>, claims: &Claims<'_, '_>, errors
         };
         match seen.get(&address) {
             Some(other) => {
-                let (name, place) = (&other.document.name, other.origin.place_of("spec.clusterIP"));
+                let (name, place) = (
+                    &other.document.name,
+                    other.origin.place_of(errors, "spec.clusterIP"),
+                );
                 let message = format!("{address} is also the clusterIP of the Service {name} ({place})");
                 origin.error(errors, "spec.clusterIP", message);
             }
@@ -180,7 +183,7 @@ fn check_cluster_ips(services: Services<'_, '_>, claims: &Claims<'_, '_>, errors
         }
         for (index, port) in document.ports.iter().enumerate() {
             if let Some((other, path)) = claims.get(&(address, port.port, port.protocol.is_udp())) {
-                let (name, place) = (&other.document.name, other.origin.place_of(path));
+                let (name, place) = (&other.document.name, other.origin.place_of(errors, path));
                 let number = port.port;
                 let message =
                     format!("port {number} of {address} is {path} of the Workload {name} ({place}) already");

@@ -8,11 +8,12 @@
 //! client would (a proxy may send 100 of its own accord).
 
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Version;
+use http::{StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -37,9 +38,8 @@ impl RequestBody {
     pub(super) fn new(request: http::Request<Incoming>) -> http::Request<Self> {
         let (head, incoming) = request.into_parts();
         // hyper's HTTP/2 server never writes 100, and HTTP/1.0 has none.
-        let waits = head.version == Version::HTTP_11
-            && !incoming.is_end_stream()
-            && expects_continue(&head.headers);
+        let waits =
+            head.version == Version::HTTP_11 && !incoming.is_end_stream() && expects_continue(&head.headers);
         let gate = waits.then(|| Box::new(Gate::new()));
         http::Request::from_parts(head, Self { incoming, gate })
     }
@@ -56,6 +56,23 @@ impl Continue {
         // The body may be gone already, with its request.
         let _ = self.0.send(());
     }
+}
+
+/// Makes a request to the application tell of its 100: the future is true once it came, and false if it cannot come
+/// any more.
+pub(crate) fn on_continue<B>(request: &mut http::Request<B>) -> impl Future<Output = bool> + use<B> {
+    let (sender, receiver) = oneshot::channel();
+    // hyper wants the callback `Sync`; it is called on this thread.
+    let sender = Mutex::new(Some(sender));
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE
+            && let Some(sender) = sender.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            // Whoever asked may have lost interest.
+            let _ = sender.send(());
+        }
+    });
+    async move { receiver.await.is_ok() }
 }
 
 /// Whether a head says `Expect: 100-continue`.

@@ -28,7 +28,11 @@ impl Connector {
     /// From `source`, if it is of the application's family; else from [`LOOPBACK_SOURCE`] to an application on IPv4
     /// loopback. `timeout` is for one connection.
     pub(crate) fn new(source: Option<IpAddr>, timeout: Duration, outgoing: OutgoingSockets) -> Self {
-        Self { source, timeout, outgoing }
+        Self {
+            source,
+            timeout,
+            outgoing,
+        }
     }
 
     /// Connects to the application.
@@ -46,7 +50,11 @@ impl Connector {
     /// Begins to connect, and registers the socket at once: were the kernel to redirect the connection to ourselves,
     /// it could be accepted before we hear that it is established.
     fn begin(&self, address: SocketAddr) -> io::Result<(TcpStream, OutgoingGuard)> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking(),
+            Some(Protocol::TCP),
+        )?;
         if let Some(source) = self.source_for(address.ip()) {
             // The port is chosen at connect(), for this destination alone: without this, all connections of the host
             // from that source would share one range of ports.
@@ -95,9 +103,11 @@ mod tests {
     async fn the_application_sees_a_source_of_its_own() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        for (source, expected) in
-            [(None, "127.0.0.6"), (Some("127.0.0.9"), "127.0.0.9"), (Some("::1"), "127.0.0.6")]
-        {
+        for (source, expected) in [
+            (None, "127.0.0.6"),
+            (Some("127.0.0.9"), "127.0.0.9"),
+            (Some("::1"), "127.0.0.6"),
+        ] {
             let stream = connector(source).connect(address).await.unwrap();
             let (_accepted, peer) = listener.accept().await.unwrap();
             assert_eq!(peer.ip().to_string(), expected);
@@ -111,7 +121,10 @@ mod tests {
         let connector = connector(None);
         let begun = connector.begin(listener.local_addr().unwrap()).unwrap();
         let (_accepted, peer) = listener.accept().await.unwrap();
-        assert!(connector.outgoing.contains(peer), "before we know that it is established");
+        assert!(
+            connector.outgoing.contains(peer),
+            "before we know that it is established"
+        );
         let stream = establish(begun).await.unwrap();
         assert!(connector.outgoing.contains(peer));
         drop(stream);
@@ -124,18 +137,26 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let error = connector(None).connect(address).await.unwrap_err();
-        assert_eq!((error.kind, error.processed), (AppErrorKind::Refused, Processed::No));
+        assert_eq!(
+            (error.kind, error.processed),
+            (AppErrorKind::Refused, Processed::No)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_application_that_takes_no_connection_times_out() {
         // A listener whose backlog is full answers no more SYNs.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
         socket.listen(0).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         let _filler = std::net::TcpStream::connect(address).unwrap();
         let error = connector(None).connect(address).await.unwrap_err();
-        assert_eq!((error.kind, error.processed), (AppErrorKind::ConnectTimeout, Processed::No));
+        assert_eq!(
+            (error.kind, error.processed),
+            (AppErrorKind::ConnectTimeout, Processed::No)
+        );
     }
 }

@@ -55,7 +55,11 @@ impl AppErrorKind {
 
 impl AppError {
     pub(super) fn new(kind: AppErrorKind, processed: Processed) -> Self {
-        Self { kind, processed, source: None }
+        Self {
+            kind,
+            processed,
+            source: None,
+        }
     }
 
     pub(super) fn with(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -75,7 +79,11 @@ impl AppError {
 
     /// A request that was written, at least in part, got no response.
     pub(super) fn exchange(error: hyper::Error) -> Self {
-        let processed = if is_unprocessed(&error) { Processed::No } else { Processed::Maybe };
+        let processed = if is_unprocessed(&error) {
+            Processed::No
+        } else {
+            Processed::Maybe
+        };
         let kind = match () {
             () if error.is_user() => AppErrorKind::RequestBody,
             () if error.is_parse() => AppErrorKind::BadResponse,
@@ -130,7 +138,9 @@ impl StdError for Reset {
 
 /// The HTTP/2 code with which the other side reset a stream, if that is what the error is.
 pub(crate) fn reset_code(error: &hyper::Error) -> Option<h2::Reason> {
-    find::<h2::Error>(error).filter(|error| error.is_reset()).and_then(h2::Error::reason)
+    find::<h2::Error>(error)
+        .filter(|error| error.is_reset())
+        .and_then(h2::Error::reason)
 }
 
 /// Whether a connection ended before a byte of the response, in a way that an idle connection ends: then a client

@@ -2,7 +2,9 @@
 //!
 //! One pass over the names finds whether anything is to be removed at all: of most heads it is `host` alone.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+};
 
 use super::target::HeadError;
 
@@ -42,7 +44,13 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
         ends_here(name)
             || matches!(
                 name.as_str(),
-                "host" | "content-length" | "content-encoding" | "content-type" | "content-range" | "trailer" | "te"
+                "host"
+                    | "content-length"
+                    | "content-encoding"
+                    | "content-type"
+                    | "content-range"
+                    | "trailer"
+                    | "te"
             )
     });
 }
@@ -73,8 +81,15 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// Whether a field belongs to one hop, or is ours.
 fn ends_here(name: &HeaderName) -> bool {
     match name.as_str() {
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings"
-        | "proxy-authenticate" | "proxy-authorization" | "proxy-authentication-info" => true,
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "transfer-encoding"
+        | "upgrade"
+        | "http2-settings"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "proxy-authentication-info" => true,
         other => other.starts_with("weft-") && *name != WEFT_HOPS,
     }
 }
@@ -84,7 +99,11 @@ fn keep_te_trailers(headers: &mut HeaderMap) {
     if !headers.contains_key(TE) {
         return;
     }
-    let trailers = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    let trailers = headers
+        .get_all(TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|v| v.split(','));
     let wants = trailers
         .filter_map(|coding| coding.split(';').next())
         .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
@@ -117,7 +136,11 @@ fn merge_content_length(headers: &mut HeaderMap) -> Result<(), HeadError> {
         let value = value.to_str().map_err(|_| HeadError::ContentLength)?;
         for length in value.split(',').map(str::trim) {
             let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
-            let length: u64 = length.parse().ok().filter(|_| digits).ok_or(HeadError::ContentLength)?;
+            let length: u64 = length
+                .parse()
+                .ok()
+                .filter(|_| digits)
+                .ok_or(HeadError::ContentLength)?;
             if *merged.get_or_insert(length) != length {
                 return Err(HeadError::ContentLength);
             }
@@ -129,8 +152,14 @@ fn merge_content_length(headers: &mut HeaderMap) -> Result<(), HeadError> {
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|option| !option.is_empty())
+    let values = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|option| !option.is_empty())
 }
 
 fn remove_where(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
@@ -150,7 +179,10 @@ mod tests {
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
         }
         headers
     }
@@ -183,7 +215,10 @@ mod tests {
 
     #[test]
     fn the_length_cannot_be_nominated() {
-        let mut head = headers(&[("connection", "content-length, te, authorization"), ("content-length", "5")]);
+        let mut head = headers(&[
+            ("connection", "content-length, te, authorization"),
+            ("content-length", "5"),
+        ]);
         clean_request(&mut head).unwrap();
         assert_eq!(names(&head), ["content-length"]);
     }
@@ -224,12 +259,30 @@ mod tests {
 
     #[test]
     fn a_transfer_coding_that_is_not_undone_is_refused() {
-        for refused in ["gzip, chunked", "chunked, chunked", "gzip", "identity", "chunked;q=1", "chunked,", ""] {
-            assert_eq!(clean_request(&mut headers(&[("te", "x"), ("transfer-encoding", refused)])), Err(HeadError::TransferCoding), "{refused}");
+        for refused in [
+            "gzip, chunked",
+            "chunked, chunked",
+            "gzip",
+            "identity",
+            "chunked;q=1",
+            "chunked,",
+            "",
+        ] {
+            assert_eq!(
+                clean_request(&mut headers(&[("te", "x"), ("transfer-encoding", refused)])),
+                Err(HeadError::TransferCoding),
+                "{refused}"
+            );
         }
         let twice = [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
-        assert_eq!(clean_response(&mut headers(&twice)), Err(HeadError::TransferCoding));
-        assert_eq!(clean_request(&mut headers(&[("transfer-encoding", "Chunked")])), Ok(()));
+        assert_eq!(
+            clean_response(&mut headers(&twice)),
+            Err(HeadError::TransferCoding)
+        );
+        assert_eq!(
+            clean_request(&mut headers(&[("transfer-encoding", "Chunked")])),
+            Ok(())
+        );
     }
 
     #[test]
@@ -243,7 +296,10 @@ mod tests {
         assert_eq!(names(&head), [""; 0], "the coding overrides the length");
 
         for wrong in ["5, 6", "+5", "5,", "0x5", "99999999999999999999"] {
-            let result = clean_response(&mut headers(&[("content-length", wrong), ("content-length", "5")]));
+            let result = clean_response(&mut headers(&[
+                ("content-length", wrong),
+                ("content-length", "5"),
+            ]));
             assert_eq!(result, Err(HeadError::ContentLength), "{wrong}");
         }
     }

@@ -28,12 +28,19 @@ impl LocalStream {
         // A proxy never waits to fill a segment: what it has to say is all that there is to say. The call fails only
         // on a connection that is gone, which the first read tells too.
         let _ = stream.set_nodelay(true);
-        Self { prefix, stream, outgoing: None }
+        Self {
+            prefix,
+            stream,
+            outgoing: None,
+        }
     }
 
     /// Takes over a stream that was opened by us.
     pub(super) fn outgoing(stream: TcpStream, guard: OutgoingGuard) -> Self {
-        Self { outgoing: Some(guard), ..Self::new(stream, Bytes::new()) }
+        Self {
+            outgoing: Some(guard),
+            ..Self::new(stream, Bytes::new())
+        }
     }
 
     /// Puts bytes back, in front of those that are still to be read.
@@ -88,11 +95,7 @@ impl AsyncRead for LocalStream {
 }
 
 impl AsyncWrite for LocalStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

@@ -78,7 +78,10 @@ impl<B: AppBody> Clone for AppPool<B> {
 
 impl<B: AppBody> std::fmt::Debug for AppPool<B> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("AppPool").field("idle", &self.idle()).finish_non_exhaustive()
+        formatter
+            .debug_struct("AppPool")
+            .field("idle", &self.idle())
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +89,11 @@ impl<B: AppBody> AppPool<B> {
     /// A pool whose connections are opened by `connector`. It must be used within a `LocalSet`; dropping it closes
     /// idle connections.
     pub(crate) fn new(connector: Connector) -> Self {
-        Self(Rc::new(Shared { connector, http1: RefCell::default(), http2: RefCell::default() }))
+        Self(Rc::new(Shared {
+            connector,
+            http1: RefCell::default(),
+            http2: RefCell::default(),
+        }))
     }
 
     /// Sends a request and waits for the response's head.

@@ -102,7 +102,10 @@ impl Target {
                 Some(target)
             }
         };
-        Ok(Self { authority, path: Some(path) })
+        Ok(Self {
+            authority,
+            path: Some(path),
+        })
     }
 }
 
@@ -124,7 +127,10 @@ fn connect_target(uri: &Uri, host: Option<Authority>) -> Result<Target, HeadErro
     if host.is_some_and(|host| !same(&host, &target, Some(port))) {
         return Err(HeadError::HostMismatch);
     }
-    Ok(Target { authority: Some(target), path: None })
+    Ok(Target {
+        authority: Some(target),
+        path: None,
+    })
 }
 
 /// Origin-form, absolute-form or, for OPTIONS, an asterisk (RFC 9112 section 3.2).
@@ -144,9 +150,9 @@ fn request_path(head: &Parts) -> Result<PathAndQuery, HeadError> {
     match uri.path_and_query() {
         Some(path) if path.as_str().starts_with('/') => Ok(path.clone()),
         Some(path) if path.as_str() == "*" && head.method == Method::OPTIONS => Ok(path.clone()),
-        // Absolute-form without a path: `http://web` and `http://web?query`.
-        Some(path) if uri.authority().is_some() && (path.as_str().is_empty() || path.as_str().starts_with('?')) => {
-            PathAndQuery::try_from(format!("/{path}")).map_err(|_| HeadError::Target)
+        // Absolute-form without a path, but with a query.
+        Some(path) if uri.authority().is_some() && path.as_str().starts_with('?') => {
+            PathAndQuery::try_from(format!("/{}", path.as_str())).map_err(|_| HeadError::Target)
         }
         _ => Err(HeadError::Target),
     }
@@ -206,7 +212,9 @@ fn is_host(host: &str) -> bool {
     }
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     host.len() <= 253 && host.split('.').all(is_label)
 }
@@ -217,7 +225,12 @@ mod tests {
 
     use super::*;
 
-    fn read(method: &str, uri: &str, version: Version, hosts: &[&str]) -> Result<(String, String), HeadError> {
+    fn read(
+        method: &str,
+        uri: &str,
+        version: Version,
+        hosts: &[&str],
+    ) -> Result<(String, String), HeadError> {
         let mut request = http::Request::builder().method(method).uri(uri).version(version);
         for host in hosts {
             request = request.header(HOST, *host);
@@ -225,7 +238,10 @@ mod tests {
         let (head, ()) = request.body(()).unwrap().into_parts();
         let target = Target::read(&head)?;
         let text = |part: Option<&str>| part.unwrap_or("-").to_owned();
-        Ok((text(target.authority.as_ref().map(Authority::as_str)), text(target.path.as_ref().map(|p| p.as_str()))))
+        Ok((
+            text(target.authority.as_ref().map(Authority::as_str)),
+            text(target.path.as_ref().map(|p| p.as_str())),
+        ))
     }
 
     fn get(uri: &str, hosts: &[&str]) -> Result<(String, String), HeadError> {
@@ -255,11 +271,34 @@ mod tests {
     #[test]
     fn what_is_no_authority_is_refused() {
         for host in [
-            "user@web", "web:0", "web:65536", "web:+80", "web:80:80", "web:8a", "a b", "web/", "web?x", "web#x", "%77eb",
-            "[::1", "::1", "[::1]x", "[::1%25lo]", "[web]", ".", "..", "a..b", ".web", "web,web", "web\\x", ":80", "wéb",
+            "user@web",
+            "web:0",
+            "web:65536",
+            "web:+80",
+            "web:80:80",
+            "web:8a",
+            "a b",
+            "web/",
+            "web?x",
+            "web#x",
+            "%77eb",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[::1%25lo]",
+            "[web]",
+            ".",
+            "..",
+            "a..b",
+            ".web",
+            "web,web",
+            "web\\x",
+            ":80",
+            "wéb",
         ] {
             let mut head = http::Request::get("/").body(()).unwrap().into_parts().0;
-            head.headers.insert(HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap());
+            head.headers
+                .insert(HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap());
             assert_eq!(Target::read(&head), Err(HeadError::Authority), "{host}");
         }
         let long = ["a"; 128].join(".");
@@ -273,17 +312,29 @@ mod tests {
         assert_eq!(get("http://web/", &["api"]), Err(HeadError::HostMismatch));
         assert_eq!(get("http://web:81/", &["web"]), Err(HeadError::HostMismatch));
         assert_eq!(get("http://web/x", &[]), Err(HeadError::MissingHost));
-        assert_eq!(read("GET", "http://web/", Version::HTTP_2, &["api"]), Err(HeadError::HostMismatch));
+        assert_eq!(
+            read("GET", "http://web/", Version::HTTP_2, &["api"]),
+            Err(HeadError::HostMismatch)
+        );
         assert_eq!(get("http://web:80/", &["WEB"]), ok("web:80", "/"));
-        assert_eq!(read("GET", "https://web/", Version::HTTP_2, &["web:443"]), ok("web", "/"));
-        assert_eq!(read("GET", "https://web/", Version::HTTP_2, &["web:80"]), Err(HeadError::HostMismatch));
+        assert_eq!(
+            read("GET", "https://web/", Version::HTTP_2, &["web:443"]),
+            ok("web", "/")
+        );
+        assert_eq!(
+            read("GET", "https://web/", Version::HTTP_2, &["web:80"]),
+            Err(HeadError::HostMismatch)
+        );
     }
 
     #[test]
     fn no_host_at_all_is_for_those_who_may() {
         assert_eq!(read("GET", "/", Version::HTTP_10, &[]), ok("-", "/"));
         assert_eq!(get("/", &[""]), ok("-", "/"));
-        assert_eq!(read("GET", "/", Version::HTTP_10, &["a", "b"]), Err(HeadError::SeveralHosts));
+        assert_eq!(
+            read("GET", "/", Version::HTTP_10, &["a", "b"]),
+            Err(HeadError::SeveralHosts)
+        );
     }
 
     #[test]
@@ -300,10 +351,22 @@ mod tests {
     #[test]
     fn connect_names_host_and_port() {
         let connect = |uri, hosts: &[&str]| read("CONNECT", uri, Version::HTTP_11, hosts);
-        assert_eq!(connect("Db.default:5432", &["db.default:5432"]), ok("db.default:5432", "-"));
-        assert_eq!(connect("db.default:5432", &["db.default"]), ok("db.default:5432", "-"));
-        assert_eq!(connect("db.default:5432", &["web:5432"]), Err(HeadError::HostMismatch));
-        assert_eq!(connect("db.default:5432", &["db.default:1"]), Err(HeadError::HostMismatch));
+        assert_eq!(
+            connect("Db.default:5432", &["db.default:5432"]),
+            ok("db.default:5432", "-")
+        );
+        assert_eq!(
+            connect("db.default:5432", &["db.default"]),
+            ok("db.default:5432", "-")
+        );
+        assert_eq!(
+            connect("db.default:5432", &["web:5432"]),
+            Err(HeadError::HostMismatch)
+        );
+        assert_eq!(
+            connect("db.default:5432", &["db.default:1"]),
+            Err(HeadError::HostMismatch)
+        );
         assert_eq!(connect("db.default", &["db.default"]), Err(HeadError::Target));
         assert_eq!(connect("/", &["db"]), Err(HeadError::Target));
         assert_eq!(connect("http://db:1/", &["db:1"]), Err(HeadError::Target));

@@ -43,14 +43,22 @@ pub(super) struct HeadTimer {
 impl HeadTimer {
     /// A head may take `timeout` from its first byte.
     pub(super) fn new(watch: HeadWatch, timeout: Duration) -> Self {
-        Self { watch, timeout, epoch: Instant::now() }
+        Self {
+            watch,
+            timeout,
+            epoch: Instant::now(),
+        }
     }
 }
 
 impl Timer for HeadTimer {
     fn sleep(&self, _duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.watch.reset();
-        Box::pin(HeadSleep { watch: self.watch.clone(), timeout: self.timeout, armed: None })
+        Box::pin(HeadSleep {
+            watch: self.watch.clone(),
+            timeout: self.timeout,
+            armed: None,
+        })
     }
 
     fn sleep_until(&self, _deadline: Instant) -> Pin<Box<dyn Sleep>> {

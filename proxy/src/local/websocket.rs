@@ -8,7 +8,8 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Version};
@@ -58,9 +59,7 @@ impl WebSocketKey {
     /// Whether the head of a 101 answers this key (RFC 6455 section 4.1).
     pub(crate) fn is_answered_by(&self, headers: &HeaderMap) -> bool {
         let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).iter();
-        upgrades_to_websocket(headers)
-            && accepts.next() == Some(&self.accept())
-            && accepts.next().is_none()
+        upgrades_to_websocket(headers) && accepts.next() == Some(&self.accept()) && accepts.next().is_none()
     }
 }
 
@@ -70,13 +69,20 @@ impl WebSocketKey {
 /// # Errors
 /// If it asks for a WebSocket and does it wrongly.
 pub(crate) fn handshake(head: &Parts) -> Result<Option<WebSocketKey>, HeadError> {
-    let is_current = head.headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+    let is_current = head
+        .headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_some_and(|version| version == "13");
     if head.version != Version::HTTP_11 || !is_current || !upgrades_to_websocket(&head.headers) {
         return Ok(None);
     }
     let mut keys = head.headers.get_all(SEC_WEBSOCKET_KEY).iter();
-    let (Some(key), None) = (keys.next(), keys.next()) else { return Err(HeadError::WebSocket) };
-    let nonce = STANDARD.decode(key.as_bytes()).map_err(|_| HeadError::WebSocket)?;
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return Err(HeadError::WebSocket);
+    };
+    let nonce = STANDARD
+        .decode(key.as_bytes())
+        .map_err(|_| HeadError::WebSocket)?;
     if nonce.len() != 16 || head.method != Method::GET {
         return Err(HeadError::WebSocket);
     }
@@ -115,8 +121,11 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc() {
-        let head =
-            request(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket"), KEY]);
+        let head = request(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            KEY,
+        ]);
         let key = handshake(&head).unwrap().unwrap();
         assert_eq!(key.accept(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let mut answer = HeaderMap::new();
@@ -150,7 +159,9 @@ mod tests {
             assert_eq!(handshake(&request(fields)), Ok(None), "{fields:?}");
         }
         let mut draft = request(&[("connection", "upgrade"), ("upgrade", "websocket"), KEY]);
-        draft.headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("8"));
+        draft
+            .headers
+            .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("8"));
         assert_eq!(handshake(&draft), Ok(None));
         let mut old = request(&[("connection", "upgrade"), ("upgrade", "websocket"), KEY]);
         old.version = Version::HTTP_10;
@@ -160,9 +171,18 @@ mod tests {
     #[test]
     fn a_malformed_handshake_is_refused() {
         let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
-        for keys in [&[][..], &[KEY, KEY], &[("sec-websocket-key", "short")], &[("sec-websocket-key", "AAAA")]] {
+        for keys in [
+            &[][..],
+            &[KEY, KEY],
+            &[("sec-websocket-key", "short")],
+            &[("sec-websocket-key", "AAAA")],
+        ] {
             let fields: Vec<_> = upgrade.iter().chain(keys).copied().collect();
-            assert_eq!(handshake(&request(&fields)), Err(HeadError::WebSocket), "{keys:?}");
+            assert_eq!(
+                handshake(&request(&fields)),
+                Err(HeadError::WebSocket),
+                "{keys:?}"
+            );
         }
         let mut post = request(&[upgrade[0], upgrade[1], KEY]);
         post.method = Method::POST;

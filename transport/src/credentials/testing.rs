@@ -6,6 +6,8 @@
 
 #![expect(clippy::expect_used, reason = "the inputs are a test's own constants")]
 
+use std::time::SystemTime;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
@@ -71,8 +73,25 @@ impl Authority {
         }
     }
 
+    /// The credentials of a service account that end at `not_after`, to the second.
+    ///
+    /// # Panics
+    /// The names cannot be in a SPIFFE ID.
+    #[must_use]
+    pub fn credentials_until(&self, namespace: &str, service_account: &str, not_after: SystemTime) -> Credentials {
+        let id = self.id(namespace, service_account);
+        let key = key(&format!("leaf {id}"));
+        let chain = self.chain_pem(&id, &key, |params| params.not_after = not_after.into());
+        let svid = Svid::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes());
+        Credentials::new(svid.expect("an SVID of our own making"), self.bundle()).expect("they fit together")
+    }
+
     /// A leaf for a key that the caller has.
     pub(super) fn chain_pem_for(&self, id: &SpiffeId, key: &KeyPair) -> String {
+        self.chain_pem(id, key, |_| {})
+    }
+
+    fn chain_pem(&self, id: &SpiffeId, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> String {
         let mut params = params("test workload");
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().expect("an ASCII name"))];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -80,6 +99,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        change(&mut params);
         params
             .signed_by(key, &self.issuer)
             .expect("a leaf with fixed parameters")

@@ -415,9 +415,9 @@ impl Quic {
             let (endpoint, _, connection) = &mut self.dialler;
             for datagram in &answered {
                 let datagram = datagram.as_slice().into();
-                match endpoint.handle(self.now, Self::LISTENER, None, None, datagram, &mut Vec::new()) {
-                    Some(DatagramEvent::ConnectionEvent(_, event)) => connection.handle_event(event),
-                    Some(_) | None => {}
+                let event = endpoint.handle(self.now, Self::LISTENER, None, None, datagram, &mut Vec::new());
+                if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
+                    connection.handle_event(event);
                 }
             }
             if sent.is_empty() && answered.is_empty() {

@@ -174,10 +174,7 @@ impl ControlIn {
     fn on_type(&mut self, position: usize, kind: u64, events: &mut Vec<ControlEvent>) -> Result<(), H3Error> {
         let (kind, state) = match kind {
             stream_type::CONTROL => (UniStreamKind::Control, Stream::Control),
-            stream_type::QPACK_ENCODER => (
-                UniStreamKind::QpackEncoder,
-                Stream::Encoder(EncoderStream::default()),
-            ),
+            stream_type::QPACK_ENCODER => (UniStreamKind::QpackEncoder, Stream::Encoder(EncoderStream)),
             stream_type::QPACK_DECODER => (
                 UniStreamKind::QpackDecoder,
                 Stream::Decoder(DecoderStream::default()),
@@ -209,7 +206,7 @@ impl ControlIn {
         match frame {
             ControlFrame::Settings(settings) => events.push(ControlEvent::Settings(settings)),
             ControlFrame::GoAway(id) => {
-                if self.role == Role::Client && id % 4 != 0 {
+                if self.role == Role::Client && !id.is_multiple_of(4) {
                     return Err(H3Error::GoAwayStreamType);
                 }
                 if self.goaway.is_some_and(|last| id > last) {

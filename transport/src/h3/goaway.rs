@@ -76,7 +76,7 @@ pub struct GoAwayReceiver {
 impl GoAwayReceiver {
     /// GOAWAY arrived. Its ID must be a request's and never go up.
     pub fn on_goaway(&mut self, id: u64) -> Result<(), H3Error> {
-        if id % STEP != 0 {
+        if !id.is_multiple_of(STEP) {
             return Err(H3Error::GoAwayStreamType);
         }
         if self.limit.is_some_and(|limit| id > limit) {

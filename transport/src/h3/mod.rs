@@ -4,10 +4,10 @@
 //! socket. The whole of what a peer can say is checked here, before anything else sees it, and each rule that it
 //! can break is a variant of [`H3Error`] with its code and scope.
 //!
-//! - A request stream, receiving: [`MessageReader`], which joins [`FrameDecoder`](frame::FrameDecoder), the
+//! - A request stream, receiving: [`MessageReader`], which joins [`FrameDecoder`], the
 //!   heads' decoders, [`MessageState`] and [`BodyLength`].
 //! - A request stream, sending: [`encode_request`], [`encode_response`], [`encode_trailers`] append whole HEADERS
-//!   frames, [`encode_data_header`](frame::encode_data_header) what precedes content.
+//!   frames, [`encode_data_header`] what precedes content.
 //! - Unidirectional streams: [`ControlIn`] receives, [`encode_control_stream`](control::encode_control_stream)
 //!   makes what we send.
 //! - [`GoAwaySender`] and [`GoAwayReceiver`] know which requests are certainly unprocessed.

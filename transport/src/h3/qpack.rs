@@ -1,10 +1,11 @@
 //! Field sections without a dynamic table (RFC 9204).
 //!
-//! [`BlockWriter`] appends encoded fields to a buffer. [`decode`] hands each field to a [`FieldVisitor`] and never
-//! builds a list of them. Values that do not come from the static table end up in one small allocation for the
-//! whole section, of which each is a reference-counted slice: a value kept for long then pins a few hundred bytes
-//! of its own message, where a slice of the received chunk would pin a receive buffer of up to 64 KiB, and a copy
-//! of each value would cost an allocation for each.
+//! The encoder appends fields to a buffer; the decoder hands each field to a visitor. Neither builds a list of them.
+//!
+//! Decoded values are reference-counted slices of a copy of the section, of its own size: a value that is kept for
+//! long then pins a few hundred bytes of its own message, where a slice of the received chunk would pin a receive
+//! buffer of up to 64 KiB, and a copy of each value would cost an allocation for each. Huffman-coded values share
+//! an allocation in the same way, and values of the static table have none.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
@@ -26,7 +27,8 @@ pub struct FieldLimits {
 }
 
 impl Default for FieldLimits {
-    /// 32 KiB and 200 fields: what common HTTP/1.1 servers accept, twice over.
+    /// 32 KiB and 200 fields: at least what common HTTP/1.1 servers accept, so that no request is refused here that
+    /// would have passed without the mesh.
     fn default() -> FieldLimits {
         FieldLimits {
             max_section_size: 32 * 1024,
@@ -106,8 +108,8 @@ pub(crate) struct Value<'a> {
 enum Source<'a> {
     /// The value of a static entry.
     Static(usize),
-    /// A slice of the section, to be copied into the arena if it is kept.
-    Plain(&'a [u8], &'a mut BytesMut),
+    /// A part of the section.
+    Plain { bytes: &'a [u8], section: &'a Bytes },
     /// Decoded into the arena already: all that is in it.
     Huffman(&'a mut BytesMut),
 }
@@ -116,21 +118,18 @@ impl Value<'_> {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.source {
             Source::Static(index) => static_table::value(*index).unwrap_or_default().as_bytes(),
-            Source::Plain(bytes, _) => bytes,
+            Source::Plain { bytes, .. } => bytes,
             Source::Huffman(arena) => arena,
         }
     }
 
-    /// The value as a slice of the section's own allocation.
+    /// The value as a slice of an allocation that all values of the section share.
     pub(crate) fn into_bytes(self) -> Bytes {
         match self.source {
             Source::Static(index) => {
                 Bytes::from_static(static_table::value(index).unwrap_or_default().as_bytes())
             }
-            Source::Plain(bytes, arena) => {
-                arena.extend_from_slice(bytes);
-                arena.split().freeze()
-            }
+            Source::Plain { bytes, section } => section.slice_ref(bytes),
             Source::Huffman(arena) => arena.split().freeze(),
         }
     }
@@ -188,15 +187,14 @@ pub(crate) fn decode<V: FieldVisitor>(
     limits: &FieldLimits,
     visitor: &mut V,
 ) -> Result<(), H3Error> {
+    let section = Bytes::copy_from_slice(block);
     let mut decoder = Decoder {
-        rest: block,
+        section: &section,
+        rest: &section,
         arena: BytesMut::new(),
         name: Vec::new(),
     };
     decoder.prefix()?;
-    // Enough for every value, Huffman-coded or not, so that the section needs this one allocation.
-    let bound = huffman::max_decoded_len(block.len()).min(limits.max_block());
-    decoder.arena.reserve(bound);
     let mut size = 0;
     let mut count = 0;
     while !decoder.rest.is_empty() {
@@ -212,8 +210,9 @@ pub(crate) fn decode<V: FieldVisitor>(
 }
 
 struct Decoder<'a> {
+    section: &'a Bytes,
     rest: &'a [u8],
-    /// Holds values; empty between fields, since a value that was kept has been split off.
+    /// Holds a Huffman-coded value; one that is kept is split off.
     arena: BytesMut,
     /// Holds a Huffman-coded name.
     name: Vec<u8>,
@@ -256,7 +255,7 @@ impl<'a> Decoder<'a> {
             0x50..0x60 | 0x70..0x80 => {
                 let index = self.static_index(4, first)?;
                 let name = static_name(index)?;
-                let source = value_source(&mut self.rest, &mut self.arena)?;
+                let source = value_source(&mut self.rest, self.section, &mut self.arena)?;
                 Ok((
                     name,
                     Value {
@@ -275,7 +274,7 @@ impl<'a> Decoder<'a> {
                 } else {
                     raw
                 };
-                let source = value_source(&mut self.rest, &mut self.arena)?;
+                let source = value_source(&mut self.rest, self.section, &mut self.arena)?;
                 Ok((
                     Name::new(name),
                     Value {
@@ -320,12 +319,20 @@ fn string<'a>(bits: u32, first: u8, rest: &mut &'a [u8]) -> Result<&'a [u8], Qpa
 }
 
 /// A value: H length(7) bytes.
-fn value_source<'a, 'b: 'a>(rest: &mut &'b [u8], arena: &'a mut BytesMut) -> Result<Source<'a>, QpackError> {
+fn value_source<'a, 'b: 'a>(
+    rest: &mut &'b [u8],
+    section: &'b Bytes,
+    arena: &'a mut BytesMut,
+) -> Result<Source<'a>, QpackError> {
     let (first, tail) = rest.split_first().ok_or(QpackError::Truncated)?;
     *rest = tail;
     let raw = string(7, *first, rest)?;
     if first & 0x80 == 0 {
-        return Ok(Source::Plain(raw, arena));
+        return Ok(Source::Plain { bytes: raw, section });
+    }
+    if arena.capacity() == 0 {
+        // Enough for this value and all that follow.
+        arena.reserve(huffman::max_decoded_len(raw.len() + rest.len()));
     }
     arena.resize(huffman::max_decoded_len(raw.len()), 0);
     let length = huffman::decode(raw, arena)?;

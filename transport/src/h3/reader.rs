@@ -15,10 +15,6 @@ use super::response::{decode_response, decode_trailers};
 
 /// A part of a message, in the order of the message.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a head is moved once; a box would be one more allocation a request"
-)]
 pub enum Part {
     /// The head of a request: always the first part.
     Request(RequestHead),

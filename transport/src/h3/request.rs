@@ -323,7 +323,7 @@ fn encode_authority(
         }
     };
     check_authority(bytes)?;
-    if needs_port && !split_port(bytes).is_some_and(|(_, port)| port.is_some()) {
+    if needs_port && split_port(bytes).is_none_or(|(_, port)| port.is_none()) {
         return Err(MessageError::ConnectPort);
     }
     writer.with_name_of(index::AUTHORITY, bytes);

@@ -2,8 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::error::H3Error;
-use super::error::SettingsError;
+use super::error::{H3Error, SettingsError};
 use super::frame::{encode_frame_header, kind};
 use super::{grease, varint};
 
@@ -19,7 +18,7 @@ mod id {
 }
 
 /// Settings of one end; the default is what holds before SETTINGS arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// The largest field section that this end accepts; `None` is no limit.
     pub max_field_section_size: Option<u64>,
@@ -31,18 +30,6 @@ pub struct Settings {
     pub qpack_max_table_capacity: u64,
     /// Streams that the other end may block on the dynamic table.
     pub qpack_blocked_streams: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            max_field_section_size: None,
-            enable_connect_protocol: false,
-            h3_datagram: false,
-            qpack_max_table_capacity: 0,
-            qpack_blocked_streams: 0,
-        }
-    }
 }
 
 impl Settings {

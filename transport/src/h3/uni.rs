@@ -162,7 +162,7 @@ fn read_varint(reader: &mut varint::Incremental, chunk: &mut Bytes) -> Option<u6
 
 /// The peer's encoder stream. Our table has no capacity, so the one legal instruction is to set it to 0
 /// (RFC 9204 sections 3.2.3 and 4.3).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct EncoderStream;
 
 impl EncoderStream {

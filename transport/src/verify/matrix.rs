@@ -894,6 +894,12 @@ fn an_expired_root_is_no_root() {
     assert_eq!(check(&new), Ok(()));
     assert_eq!(check(&format!("{old}{new}")), Ok(()), "the same root, renewed");
     assert_eq!(check(&format!("{new}{old}")), Ok(()), "the same root, renewed");
+    let other = Ca::root("another root").certificate.pem();
+    assert_eq!(
+        check(&format!("{old}{other}")),
+        Err(Refusal::RootExpired),
+        "another root is valid"
+    );
 }
 
 #[test]
@@ -925,6 +931,11 @@ fn a_bundle_holds_roots_of_one_trust_domain_only() {
         params
     });
     let weak = world.root.sign(&ca_params("weak"), &rsa_1024()).pem();
+    let no_ca = Ca::root_with({
+        let mut params = ca_params("no CA");
+        params.is_ca = IsCa::ExplicitNoCa;
+        params
+    });
 
     assert_eq!(load(String::new()).unwrap_err(), TrustBundleError::Empty);
     assert_eq!(load("roots, please".into()).unwrap_err(), TrustBundleError::Empty);
@@ -941,6 +952,10 @@ fn a_bundle_holds_roots_of_one_trust_domain_only() {
         not_root(1, Refusal::ForeignAuthority)
     );
     assert_eq!(load(weak).unwrap_err(), not_root(1, Refusal::WeakKey));
+    assert_eq!(
+        load(no_ca.certificate.pem()).unwrap_err(),
+        not_root(1, Refusal::IssuerNotCa)
+    );
 
     let many = (0..17)
         .map(|n| Ca::root(&format!("root {n}")).certificate.pem())

@@ -243,5 +243,10 @@ mod tests {
         assert_eq!(inspect_leaf(b""), Err(Refusal::Malformed));
         assert_eq!(inspect_leaf(&[0x30, 0x82, 0xff, 0xff]), Err(Refusal::Malformed));
         assert_eq!(peer_identity(&[]), Err(Refusal::NoCertificate));
+        let svid = crate::credentials::testing::Authority::new("mesh.test").svid("default", "web");
+        let mut leaf = svid.chain()[0].to_vec();
+        assert_eq!(&inspect_leaf(&leaf).unwrap().id, svid.id());
+        leaf.push(0);
+        assert_eq!(inspect_leaf(&leaf), Err(Refusal::Malformed));
     }
 }

@@ -68,13 +68,19 @@ impl Connection {
     /// # Errors
     /// The connection's, or that the other side does not speak HTTP/2.
     pub async fn open(address: SocketAddr, authority: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address).await.doing(|| format!("connect to {address}"))?;
+        let stream = TcpStream::connect(address)
+            .await
+            .doing(|| format!("connect to {address}"))?;
         let io = TokioIo::new(stream);
-        let (requests, driver) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(protocol)?;
+        let (requests, driver) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+            .await
+            .map_err(protocol)?;
         // Ends with the last handle to it.
         tokio::spawn(driver);
-        Ok(Self { authority: authority.to_owned(), requests })
+        Ok(Self {
+            authority: authority.to_owned(),
+            requests,
+        })
     }
 
     /// Begins a call of a method of the lab's service.
@@ -91,18 +97,34 @@ impl Connection {
             .body(body.boxed_unsync())
             .map_err(|error| Error::Protocol(error.to_string()))?;
         request.headers_mut().extend(fields);
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        request
+            .headers_mut()
+            .insert(TE, HeaderValue::from_static("trailers"));
         self.requests.ready().await.map_err(protocol)?;
         let answer = Answer::Awaited(Box::pin(self.requests.send_request(request)));
-        Ok((Sender(sender), Receiver { answer, deframer: Deframer::default(), trailers: None }))
+        Ok((
+            Sender(sender),
+            Receiver {
+                answer,
+                deframer: Deframer::default(),
+                trailers: None,
+            },
+        ))
     }
 
     /// A whole call: sends `messages`, closes, and collects what comes.
     ///
     /// # Errors
     /// That the connection or the call ended without an outcome.
-    pub async fn call_with(&mut self, method: &str, fields: HeaderMap, messages: Vec<Bytes>) -> Result<Outcome> {
+    pub async fn call_with(
+        &mut self,
+        method: &str,
+        fields: HeaderMap,
+        messages: Vec<Bytes>,
+    ) -> Result<Outcome> {
         let (sender, receiver) = self.call(method, fields).await?;
         let send = async move {
             for message in messages {
@@ -181,7 +203,11 @@ impl Receiver {
         let response = self.response().await?;
         let (http_status, headers) = (response.status(), response.headers().clone());
         let ending = self.trailers.as_ref().unwrap_or(&headers);
-        let text = |name| ending.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let text = |name| {
+            ending
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
         Ok(Outcome {
             http_status,
             status: text("grpc-status").and_then(|status| status.parse().ok()),

@@ -34,23 +34,42 @@ impl WebSocket {
     ///
     /// # Errors
     /// The connection's, or that an answer with 101 breaks RFC 6455.
-    pub async fn open(address: SocketAddr, host: &str, path: &str) -> Result<std::result::Result<Self, Refusal>> {
-        let stream = TcpStream::connect(address).await.doing(|| format!("connect to {address}"))?;
+    pub async fn open(
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+    ) -> Result<std::result::Result<Self, Refusal>> {
+        let stream = TcpStream::connect(address)
+            .await
+            .doing(|| format!("connect to {address}"))?;
         let mut stream = BufReader::new(stream);
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
         );
-        stream.write_all(request.as_bytes()).await.doing(|| "send the handshake".to_owned())?;
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .doing(|| "send the handshake".to_owned())?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") && head.len() < MAX_HEAD {
-            head.push(stream.read_u8().await.doing(|| "read the answer to the handshake".to_owned())?);
+            head.push(
+                stream
+                    .read_u8()
+                    .await
+                    .doing(|| "read the answer to the handshake".to_owned())?,
+            );
         }
         let text = String::from_utf8_lossy(&head).into_owned();
         match status(&head)? {
             (101, Some(accept)) if accept == accept_value(KEY.as_bytes()) => Ok(Ok(Self { stream })),
-            (101, _) => Err(Error::Protocol(format!("Sec-WebSocket-Accept is missing or wrong: {text}"))),
-            (code, _) => Ok(Err(Refusal { status: code, head: text })),
+            (101, _) => Err(Error::Protocol(format!(
+                "Sec-WebSocket-Accept is missing or wrong: {text}"
+            ))),
+            (code, _) => Ok(Err(Refusal {
+                status: code,
+                head: text,
+            })),
         }
     }
 
@@ -59,7 +78,10 @@ impl WebSocket {
     /// # Errors
     /// The connection's.
     pub async fn send(&mut self, frame: &Frame) -> Result<()> {
-        self.stream.write_all(&frame.encode(Some(MASK))).await.doing(|| "send a frame".to_owned())
+        self.stream
+            .write_all(&frame.encode(Some(MASK)))
+            .await
+            .doing(|| "send a frame".to_owned())
     }
 
     /// The next frame, or `None` when the server closed the connection.
@@ -67,7 +89,9 @@ impl WebSocket {
     /// # Errors
     /// The connection's, or that the frame breaks RFC 6455.
     pub async fn next(&mut self) -> Result<Option<Frame>> {
-        Frame::read(&mut self.stream).await.doing(|| "read a frame".to_owned())
+        Frame::read(&mut self.stream)
+            .await
+            .doing(|| "read a frame".to_owned())
     }
 
     /// Sends CLOSE and waits for the server's and for the end of the connection.
@@ -75,10 +99,19 @@ impl WebSocket {
     /// # Errors
     /// The connection's, or that something else came.
     pub async fn close(mut self) -> Result<()> {
-        self.send(&Frame::whole(Opcode::Close, 1000_u16.to_be_bytes())).await?;
+        self.send(&Frame::whole(Opcode::Close, 1000_u16.to_be_bytes()))
+            .await?;
         match (self.next().await?, self.next().await?) {
-            (Some(Frame { opcode: Opcode::Close, .. }), None) => Ok(()),
-            other => Err(Error::Protocol(format!("expected CLOSE and the end, got {other:?}"))),
+            (
+                Some(Frame {
+                    opcode: Opcode::Close,
+                    ..
+                }),
+                None,
+            ) => Ok(()),
+            other => Err(Error::Protocol(format!(
+                "expected CLOSE and the end, got {other:?}"
+            ))),
         }
     }
 }
@@ -86,7 +119,9 @@ impl WebSocket {
 fn status(head: &[u8]) -> Result<(u16, Option<String>)> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut fields);
-    response.parse(head).map_err(|error| Error::Protocol(format!("malformed answer: {error}")))?;
+    response
+        .parse(head)
+        .map_err(|error| Error::Protocol(format!("malformed answer: {error}")))?;
     let accept = response
         .headers
         .iter()

@@ -103,7 +103,11 @@ impl Shared {
 
     pub(super) fn count_unanswered(&self, count: usize) {
         if count > 0 {
-            *self.errors.borrow_mut().entry("no answer in time".to_owned()).or_default() += count as u64;
+            *self
+                .errors
+                .borrow_mut()
+                .entry("no answer in time".to_owned())
+                .or_default() += count as u64;
         }
     }
 
@@ -152,7 +156,11 @@ impl Shared {
     fn check(&self, body: &[u8]) -> Result<(), Failure> {
         let mut expected = self.expected.borrow_mut();
         let expected = expected.get_or_insert_with(|| Bytes::copy_from_slice(body));
-        if expected == body { Ok(()) } else { Err(Failure::WrongAnswer) }
+        if expected == body {
+            Ok(())
+        } else {
+            Err(Failure::WrongAnswer)
+        }
     }
 }
 

@@ -88,16 +88,44 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency { p50_us, p90_us, p99_us, p99_9_us, max_us, mean_us } = self.latency;
-        writeln!(f, "{} over {} connections for {:.2} s", self.work, self.connections, self.seconds)?;
-        writeln!(f, "  {} requests, {:.0} /s, {:.3} Gbit/s", self.requests, self.requests_per_second, self.gbit_per_second)?;
+        let Latency {
+            p50_us,
+            p90_us,
+            p99_us,
+            p99_9_us,
+            max_us,
+            mean_us,
+        } = self.latency;
+        writeln!(
+            f,
+            "{} over {} connections for {:.2} s",
+            self.work, self.connections, self.seconds
+        )?;
+        writeln!(
+            f,
+            "  {} requests, {:.0} /s, {:.3} Gbit/s",
+            self.requests, self.requests_per_second, self.gbit_per_second
+        )?;
         writeln!(
             f,
             "  latency µs: p50 {p50_us:.0}, p90 {p90_us:.0}, p99 {p99_us:.0}, p99.9 {p99_9_us:.0}, max {max_us:.0}, mean {mean_us:.0}"
         )?;
-        writeln!(f, "  load generator: {:.1} µs CPU a request", self.own_cpu_seconds * 1e6 / as_f64(self.requests.max(1)))?;
-        for Watched { pid, cpu_seconds, rss, peak_rss, udp } in &self.watched {
-            let (us, mib) = (cpu_seconds * 1e6 / as_f64(self.requests.max(1)), |bytes: &u64| as_f64(*bytes) / 1048576.0);
+        writeln!(
+            f,
+            "  load generator: {:.1} µs CPU a request",
+            self.own_cpu_seconds * 1e6 / as_f64(self.requests.max(1))
+        )?;
+        for Watched {
+            pid,
+            cpu_seconds,
+            rss,
+            peak_rss,
+            udp,
+        } in &self.watched
+        {
+            let (us, mib) = (cpu_seconds * 1e6 / as_f64(self.requests.max(1)), |bytes: &u64| {
+                as_f64(*bytes) / 1048576.0
+            });
             writeln!(
                 f,
                 "  process {pid}: {us:.1} µs CPU a request, RSS {:.1} MiB (peak {:.1}), UDP drops {}",
@@ -109,7 +137,11 @@ impl fmt::Display for Report {
         if self.errors.is_empty() {
             return write!(f, "  no errors");
         }
-        let errors: Vec<_> = self.errors.iter().map(|(error, count)| format!("{error}: {count}")).collect();
+        let errors: Vec<_> = self
+            .errors
+            .iter()
+            .map(|(error, count)| format!("{error}: {count}"))
+            .collect();
         write!(f, "  ERRORS: {}", errors.join(", "))
     }
 }
@@ -127,11 +159,15 @@ impl Measured {
         let (low, high, digits) = BOUNDS;
         let nanoseconds = Histogram::new_with_bounds(low, high, digits);
         let nanoseconds = nanoseconds.map_err(|error| Error::Protocol(error.to_string()))?;
-        Ok(Self { nanoseconds, bytes: 0 })
+        Ok(Self {
+            nanoseconds,
+            bytes: 0,
+        })
     }
 
     pub(super) fn record(&mut self, took: Duration, bytes: u64) {
-        self.nanoseconds.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        self.nanoseconds
+            .saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         self.bytes += bytes;
     }
 }
@@ -152,9 +188,15 @@ pub(super) struct Used {
 
 impl Window {
     pub(super) fn start(watch: &[u32]) -> Result<Self> {
-        let watched = watch.iter().map(|pid| Ok((*pid, Usage::of(*pid)?, Udp::of(*pid)?)));
+        let watched = watch
+            .iter()
+            .map(|pid| Ok((*pid, Usage::of(*pid)?, Udp::of(*pid)?)));
         let watched = watched.collect::<Result<_>>()?;
-        Ok(Self { started: Instant::now(), own: Usage::of(std::process::id())?, watched })
+        Ok(Self {
+            started: Instant::now(),
+            own: Usage::of(std::process::id())?,
+            watched,
+        })
     }
 
     pub(super) fn end(self) -> Result<Used> {
@@ -174,11 +216,21 @@ impl Window {
                 },
             })
         });
-        Ok(Used { seconds, own_cpu, watched: watched.collect::<Result<_>>()? })
+        Ok(Used {
+            seconds,
+            own_cpu,
+            watched: watched.collect::<Result<_>>()?,
+        })
     }
 }
 
-pub(super) fn make(options: &Options, measured: Measured, errors: Errors, used: Used, own_peak_rss: u64) -> Report {
+pub(super) fn make(
+    options: &Options,
+    measured: Measured,
+    errors: Errors,
+    used: Used,
+    own_peak_rss: u64,
+) -> Report {
     let Measured { nanoseconds, bytes } = measured;
     let requests = nanoseconds.len();
     let at = |quantile| as_f64(nanoseconds.value_at_quantile(quantile)) / 1e3;

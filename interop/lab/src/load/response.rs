@@ -33,11 +33,18 @@ pub(super) fn head(received: &[u8]) -> Result<Option<Head>, Failure> {
         httparse::Status::Partial => return Ok(None),
     };
     let status = response.code.ok_or(Failure::Malformed)?;
-    let mut head =
-        Head { status, length, content_length: None, chunked: false, close: response.version != Some(1) };
+    let mut head = Head {
+        status,
+        length,
+        content_length: None,
+        chunked: false,
+        close: response.version != Some(1),
+    };
     for field in response.headers.iter() {
         if field.name.eq_ignore_ascii_case("content-length") {
-            let value = std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
+            let value = std::str::from_utf8(field.value)
+                .ok()
+                .and_then(|text| text.parse().ok());
             head.content_length = Some(value.ok_or(Failure::Malformed)?);
         } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
             head.chunked = field.value.eq_ignore_ascii_case(b"chunked");
@@ -50,7 +57,9 @@ pub(super) fn head(received: &[u8]) -> Result<Option<Head>, Failure> {
 
 /// The answer that is `received`, if it is whole; more than one answer is an error. `ended` says that no more comes.
 pub(super) fn whole(received: &[u8], ended: bool) -> Result<Option<Answer<'_>>, Failure> {
-    let Some(head) = head(received)? else { return Ok(None) };
+    let Some(head) = head(received)? else {
+        return Ok(None);
+    };
     let rest = received.get(head.length..).unwrap_or_default();
     let body = if head.chunked {
         match unchunk(rest)? {
@@ -60,7 +69,10 @@ pub(super) fn whole(received: &[u8], ended: bool) -> Result<Option<Answer<'_>>, 
     } else {
         let Some(length) = head.content_length else {
             // Without a length the body ends with the connection (RFC 9112 section 6.3).
-            return Ok(ended.then_some(Answer { head: Head { close: true, ..head }, body: Cow::Borrowed(rest) }));
+            return Ok(ended.then_some(Answer {
+                head: Head { close: true, ..head },
+                body: Cow::Borrowed(rest),
+            }));
         };
         match (rest.len() as u64).cmp(&length) {
             std::cmp::Ordering::Less => return Ok(None),
@@ -88,7 +100,9 @@ fn unchunk(mut wire: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
                 _ => Ok(None),
             };
         }
-        let Some(chunk) = wire.get(..size) else { return Ok(None) };
+        let Some(chunk) = wire.get(..size) else {
+            return Ok(None);
+        };
         body.extend_from_slice(chunk);
         match wire.get(size..).and_then(|rest| rest.split_at_checked(2)) {
             None => return Ok(None),

@@ -11,7 +11,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const ETHERNET: u32 = 1500;
 
 /// Every offload that lets one packet on the link stand for many. `tx-udp-segmentation` is not part of `gso`.
-const OFFLOADS: [&str; 5] = ["tso", "gso", "gro", "tx-udp-segmentation", "rx-udp-gro-forwarding"];
+const OFFLOADS: [&str; 5] = [
+    "tso",
+    "gso",
+    "gro",
+    "tx-udp-segmentation",
+    "rx-udp-gro-forwarding",
+];
 
 /// How a link behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +33,11 @@ pub struct LinkOptions {
 
 impl Default for LinkOptions {
     fn default() -> Self {
-        Self { mtu: ETHERNET, offloads: true, drop_permille: 0 }
+        Self {
+            mtu: ETHERNET,
+            offloads: true,
+            drop_permille: 0,
+        }
     }
 }
 
@@ -47,9 +57,16 @@ impl Link {
     /// That `ip`, `ethtool` or `nft` is missing, or that the kernel refuses an option.
     pub fn join(left: &Host, right: &Host, subnet: u8, options: LinkOptions) -> Result<Self> {
         let interface = format!("weft{subnet}");
-        let link = Self { hosts: [left.clone(), right.clone()], subnet, interface };
+        let link = Self {
+            hosts: [left.clone(), right.clone()],
+            subnet,
+            interface,
+        };
         let name = &link.interface;
-        left.ip(&format!("link add {name} type veth peer name {name} netns {}", right.path()))?;
+        left.ip(&format!(
+            "link add {name} type veth peer name {name} netns {}",
+            right.path()
+        ))?;
         for (host, addresses) in link.hosts.iter().zip([link.left(), link.right()]) {
             let [v4, v6] = addresses;
             host.ip(&format!(
@@ -86,7 +103,9 @@ impl Link {
     /// # Errors
     /// That the kernel refuses it.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
-        self.hosts.iter().try_for_each(|host| host.ip(&format!("link set {} mtu {mtu}", self.interface)))
+        self.hosts
+            .iter()
+            .try_for_each(|host| host.ip(&format!("link set {} mtu {mtu}", self.interface)))
     }
 
     /// Changes how many of a thousand packets are dropped in each direction.
@@ -108,7 +127,9 @@ impl Link {
              add chain inet lab_{interface} loss {{ type filter hook input priority raw; }}\n\
              add rule inet lab_{interface} loss iifname {interface} {verdict}\n"
         );
-        self.hosts.iter().try_for_each(|host| host.tool("nft", "nftables", &["-f", "-"], &rules))
+        self.hosts
+            .iter()
+            .try_for_each(|host| host.tool("nft", "nftables", &["-f", "-"], &rules))
     }
 
     /// Cuts or mends the link, as a pulled cable.
@@ -117,13 +138,19 @@ impl Link {
     /// That `ip` is missing.
     pub fn set_up(&self, up: bool) -> Result<()> {
         let [left, _] = &self.hosts;
-        left.ip(&format!("link set {} {}", self.interface, if up { "up" } else { "down" }))
+        left.ip(&format!(
+            "link set {} {}",
+            self.interface,
+            if up { "up" } else { "down" }
+        ))
     }
 
     fn turn_offloads_off(&self) -> Result<()> {
         let mut args = vec!["-K", self.interface.as_str()];
         args.extend(OFFLOADS.iter().flat_map(|offload| [*offload, "off"]));
-        self.hosts.iter().try_for_each(|host| host.tool("ethtool", "ethtool", &args, ""))
+        self.hosts
+            .iter()
+            .try_for_each(|host| host.tool("ethtool", "ethtool", &args, ""))
     }
 
     fn addresses(&self, host: u8) -> [IpAddr; 2] {

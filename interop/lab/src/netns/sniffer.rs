@@ -5,8 +5,8 @@ use crate::error::{Doing, Error, Result};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, setsockopt,
-    socket, sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use std::io::IoSliceMut;
@@ -62,8 +62,16 @@ impl Sniffer {
     pub fn start(host: &Host, interface: &str, needle: &[u8]) -> Result<Self> {
         let (socket, index) = host.run(|| open(interface))??;
         let stop = Arc::new(AtomicBool::new(false));
-        let search = Search { socket, index, needle: needle.to_vec(), stop: Arc::clone(&stop) };
-        Ok(Self { stop, thread: std::thread::spawn(move || search.run()) })
+        let search = Search {
+            socket,
+            index,
+            needle: needle.to_vec(),
+            stop: Arc::clone(&stop),
+        };
+        Ok(Self {
+            stop,
+            thread: std::thread::spawn(move || search.run()),
+        })
     }
 
     /// Ends the search, once the packets that have crossed by now are searched.
@@ -72,7 +80,9 @@ impl Sniffer {
     /// That the search panicked.
     pub fn finish(self) -> Result<Seen> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| Error::Protocol("the sniffer panicked".to_owned()))
+        self.thread
+            .join()
+            .map_err(|_| Error::Protocol("the sniffer panicked".to_owned()))
     }
 }
 
@@ -129,7 +139,9 @@ impl Search {
                 seen.missed = missed;
             }
         }
-        let is_ours = message.address.is_some_and(|address| address.ifindex() == self.index);
+        let is_ours = message
+            .address
+            .is_some_and(|address| address.ifindex() == self.index);
         Ok(if is_ours { message.bytes } else { 0 })
     }
 
@@ -140,7 +152,10 @@ impl Search {
         seen.packets += 1;
         seen.bytes += packet.len() as u64;
         seen.longest = seen.longest.max(packet.len());
-        if packet.windows(self.needle.len().max(1)).any(|window| window == self.needle) {
+        if packet
+            .windows(self.needle.len().max(1))
+            .any(|window| window == self.needle)
+        {
             seen.matches += 1;
             seen.first_match.get_or_insert_with(|| packet.to_vec());
         }

@@ -55,7 +55,11 @@ impl Usage {
         let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
         // A process that has ended but was not reaped has no memory.
         let kibibytes = |key| after(status, key).map_or(0, |value| value * 1024);
-        Some(Self { cpu: from_ticks(ticks), rss: kibibytes("VmRSS:"), peak_rss: kibibytes("VmHWM:") })
+        Some(Self {
+            cpu: from_ticks(ticks),
+            rss: kibibytes("VmRSS:"),
+            peak_rss: kibibytes("VmHWM:"),
+        })
     }
 }
 
@@ -67,7 +71,9 @@ impl Udp {
     pub fn of(pid: u32) -> Result<Self> {
         let v4 = read(&format!("/proc/{pid}/net/snmp"))?;
         let v6 = read(&format!("/proc/{pid}/net/snmp6")).unwrap_or_default();
-        let sum = |name: &str| snmp(&v4, name).unwrap_or_default() + after(&v6, &format!("Udp6{name}")).unwrap_or_default();
+        let sum = |name: &str| {
+            snmp(&v4, name).unwrap_or_default() + after(&v6, &format!("Udp6{name}")).unwrap_or_default()
+        };
         Ok(Self {
             received: sum("InDatagrams"),
             receive_buffer_errors: sum("RcvbufErrors"),
@@ -84,7 +90,12 @@ impl Machine {
     pub fn now() -> Result<Self> {
         let stat = read("/proc/stat")?;
         let mut fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
-        let mut field = |skip| fields.nth(skip).and_then(|ticks| ticks.parse().ok()).map(from_ticks);
+        let mut field = |skip| {
+            fields
+                .nth(skip)
+                .and_then(|ticks| ticks.parse().ok())
+                .map(from_ticks)
+        };
         // user nice system idle iowait irq softirq steal
         let idle = field(3).ok_or_else(|| unreadable("/proc/stat"))?;
         let steal = field(3).ok_or_else(|| unreadable("/proc/stat"))?;
@@ -109,7 +120,10 @@ pub(super) fn has_port(pid: u32, port: u16) -> bool {
 }
 
 fn from_ticks(ticks: u64) -> Duration {
-    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|rate| u64::try_from(rate).ok());
+    let per_second = sysconf(SysconfVar::CLK_TCK)
+        .ok()
+        .flatten()
+        .and_then(|rate| u64::try_from(rate).ok());
     Duration::from_micros(ticks * 1_000_000 / per_second.unwrap_or(100).max(1))
 }
 
@@ -142,7 +156,14 @@ mod tests {
     fn the_name_of_a_process_does_not_confuse() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 0 0 0 0 0 120 30 0 0 20 0 1 0 1 1 1";
         let usage = Usage::parse(stat, "Name:\tx\nVmHWM:\t  300 kB\nVmRSS:\t  200 kB\n").unwrap();
-        assert_eq!(usage, Usage { cpu: from_ticks(150), rss: 200 * 1024, peak_rss: 300 * 1024 });
+        assert_eq!(
+            usage,
+            Usage {
+                cpu: from_ticks(150),
+                rss: 200 * 1024,
+                peak_rss: 300 * 1024
+            }
+        );
     }
 
     #[test]
@@ -169,7 +190,10 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         assert!(has_port(std::process::id(), port));
         listener.set_nonblocking(true).unwrap();
-        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(
+            listener.accept().unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock
+        );
         drop(listener);
         assert!(!has_port(std::process::id(), port));
     }

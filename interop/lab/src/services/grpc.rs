@@ -57,7 +57,10 @@ const PREFIX: usize = 5;
 /// Only when the listener fails.
 pub async fn serve(listener: TcpListener) -> io::Result<()> {
     let options = Arc::new(Options::named("grpc"));
-    accept(listener, |stream, _| connection(stream, Arc::clone(&options), Routes::Grpc)).await
+    accept(listener, |stream, _| {
+        connection(stream, Arc::clone(&options), Routes::Grpc)
+    })
+    .await
 }
 
 /// A message with its prefix, as it crosses the wire.
@@ -110,18 +113,31 @@ impl Deframer {
 }
 
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 pub(super) fn answer(request: Request<Incoming>) -> Response<Body> {
-    let method = match request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/')) {
+    let method = match request
+        .uri()
+        .path()
+        .strip_prefix('/')
+        .and_then(|path| path.split_once('/'))
+    {
         Some((SERVICE, "Unary")) => Method::Unary,
-        Some((SERVICE, "ClientStream")) => Method::ClientStream { messages: 0, bytes: 0 },
+        Some((SERVICE, "ClientStream")) => Method::ClientStream {
+            messages: 0,
+            bytes: 0,
+        },
         Some((SERVICE, "ServerStream")) => Method::ServerStream,
         Some((SERVICE, "BidiStream")) => Method::BidiStream,
         _ => return trailers_only(code::UNIMPLEMENTED),
     };
-    let status = request.headers().get(STATUS_FIELD).and_then(|value| value.to_str().ok()?.parse().ok());
+    let status = request
+        .headers()
+        .get(STATUS_FIELD)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     let call = Call {
         method,
         body: request.into_body(),
@@ -179,7 +195,15 @@ impl Call {
                         self.on_data(data);
                     }
                 }
-                Some(Err(error)) => return Some((Err(error), Self { state: State::Ended, ..self })),
+                Some(Err(error)) => {
+                    return Some((
+                        Err(error),
+                        Self {
+                            state: State::Ended,
+                            ..self
+                        },
+                    ));
+                }
                 None => self.on_end(),
             }
         }
@@ -204,8 +228,13 @@ impl Call {
                 *bytes += message.len() as u64;
             }
             Method::ServerStream => {
-                match std::str::from_utf8(&message).ok().and_then(|text| text.parse::<u16>().ok()) {
-                    Some(count) => self.outgoing.extend((0..count).map(|n| Bytes::from(n.to_string()))),
+                match std::str::from_utf8(&message)
+                    .ok()
+                    .and_then(|text| text.parse::<u16>().ok())
+                {
+                    Some(count) => self
+                        .outgoing
+                        .extend((0..count).map(|n| Bytes::from(n.to_string()))),
                     None => self.status = code::INVALID_ARGUMENT,
                 }
             }
@@ -218,7 +247,8 @@ impl Call {
             return;
         }
         if let Method::ClientStream { messages, bytes } = self.method {
-            self.outgoing.push_back(format!("{messages} messages, {bytes} bytes").into());
+            self.outgoing
+                .push_back(format!("{messages} messages, {bytes} bytes").into());
         }
         self.state = State::Ending(self.status);
     }
@@ -232,7 +262,9 @@ fn trailers_only(status: u32) -> Response<Body> {
 
 fn grpc_response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
@@ -240,7 +272,10 @@ fn status_fields(status: u32) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.insert("grpc-status", HeaderValue::from(status));
     if status != code::OK {
-        fields.insert("grpc-message", HeaderValue::from_static("asked for by the caller"));
+        fields.insert(
+            "grpc-message",
+            HeaderValue::from_static("asked for by the caller"),
+        );
     }
     fields
 }

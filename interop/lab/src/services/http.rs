@@ -49,7 +49,10 @@ pub struct Options {
 impl Options {
     /// A service of this name that never closes an idle connection.
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), keep_alive: None }
+        Self {
+            name: name.to_owned(),
+            keep_alive: None,
+        }
     }
 }
 
@@ -69,7 +72,10 @@ pub struct ReceivedHead {
 impl ReceivedHead {
     /// The values of a field, by its lower-case name.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.headers.iter().filter(move |(field, _)| field == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .filter(move |(field, _)| field == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -82,7 +88,10 @@ pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 /// Only when the listener fails.
 pub async fn serve(listener: TcpListener, options: Options) -> io::Result<()> {
     let options = Arc::new(options);
-    accept(listener, |stream, _| connection(stream, Arc::clone(&options), Routes::All)).await
+    accept(listener, |stream, _| {
+        connection(stream, Arc::clone(&options), Routes::All)
+    })
+    .await
 }
 
 /// Which requests a connection answers.
@@ -130,7 +139,13 @@ async fn answer(request: Request<Incoming>, options: &Options) -> Response<Body>
         "/headers" => headers(&request),
         "/ws" => websocket::answer(request).map(|()| empty()),
         "/bytes" => match number("n") {
-            Some(left) => Response::new(PatternBody { pattern: Pattern::default(), left }.boxed_unsync()),
+            Some(left) => Response::new(
+                PatternBody {
+                    pattern: Pattern::default(),
+                    left,
+                }
+                .boxed_unsync(),
+            ),
             None => status(StatusCode::BAD_REQUEST),
         },
         "/slow" => match number("ms") {
@@ -143,7 +158,9 @@ async fn answer(request: Request<Incoming>, options: &Options) -> Response<Body>
         "/status" => {
             let code = number("code").and_then(|code| u16::try_from(code).ok());
             // An answer with a 1xx status would not be the final one.
-            let code = code.and_then(|code| StatusCode::from_u16(code).ok()).filter(|c| !c.is_informational());
+            let code = code
+                .and_then(|code| StatusCode::from_u16(code).ok())
+                .filter(|c| !c.is_informational());
             status(code.unwrap_or(StatusCode::BAD_REQUEST))
         }
         _ => status(StatusCode::NOT_FOUND),
@@ -153,7 +170,9 @@ async fn answer(request: Request<Incoming>, options: &Options) -> Response<Body>
 fn echo(request: Request<Incoming>) -> Response<Body> {
     if request.method() == Method::GET {
         let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, PUT"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("POST, PUT"));
         return response;
     }
     let (head, body) = request.into_parts();
@@ -186,16 +205,27 @@ fn headers(request: &Request<Incoming>) -> Response<Body> {
         headers: request
             .headers()
             .iter()
-            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
             .collect(),
     };
     let mut response = Response::new(full(serde_json::to_vec(&head).unwrap_or_default().into()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
 }
 
 fn small(options: &Options) -> Body {
@@ -209,11 +239,15 @@ fn status(code: StatusCode) -> Response<Body> {
 }
 
 pub(super) fn empty() -> Body {
-    Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync()
+    Empty::new()
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
 }
 
 fn full(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never: Infallible| match never {}).boxed_unsync()
+    Full::new(bytes)
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
 }
 
 /// A body of the [`Pattern`], made as it is asked for.
@@ -226,7 +260,10 @@ impl http_body::Body for PatternBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         if this.left == 0 {
             return Poll::Ready(None);
@@ -292,7 +329,10 @@ impl http_body::Body for Tracked {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 

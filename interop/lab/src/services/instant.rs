@@ -22,11 +22,18 @@ const MAX_FIELDS: usize = 64;
 /// Only when the listener fails.
 pub async fn serve(listener: TcpListener, name: &str) -> io::Result<()> {
     let body = small_answer(name);
-    let head =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     let answer = Bytes::from([head.as_bytes(), &body].concat());
     accept(listener, |stream, _| {
-        let connection = Connection { stream, buffer: vec![0; MAX_HEAD], filled: 0, answer: answer.clone() };
+        let connection = Connection {
+            stream,
+            buffer: vec![0; MAX_HEAD],
+            filled: 0,
+            answer: answer.clone(),
+        };
         async move {
             // The client's disconnection is the normal end.
             connection.run().await.ok();
@@ -115,11 +122,21 @@ fn parse(buffer: &[u8]) -> io::Result<Option<Asked>> {
     let httparse::Status::Complete(head_len) = request.parse(buffer).map_err(invalid)? else {
         return Ok(None);
     };
-    let mut asked = Asked { head_len, body_len: 0, bytes: None, close: false };
-    asked.bytes = request.path.and_then(|path| path.strip_prefix("/bytes?n=")).and_then(|n| n.parse().ok());
+    let mut asked = Asked {
+        head_len,
+        body_len: 0,
+        bytes: None,
+        close: false,
+    };
+    asked.bytes = request
+        .path
+        .and_then(|path| path.strip_prefix("/bytes?n="))
+        .and_then(|n| n.parse().ok());
     for field in request.headers.iter() {
         if field.name.eq_ignore_ascii_case("content-length") {
-            let length = std::str::from_utf8(field.value).ok().and_then(|text| text.parse().ok());
+            let length = std::str::from_utf8(field.value)
+                .ok()
+                .and_then(|text| text.parse().ok());
             asked.body_len = length.ok_or(io::ErrorKind::InvalidData)?;
         } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
             return Err(io::ErrorKind::Unsupported.into());

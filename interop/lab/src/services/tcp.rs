@@ -78,7 +78,10 @@ pub async fn resetter(listener: TcpListener) -> io::Result<()> {
     accept(listener, |mut stream, _| async move {
         stream.read_u8().await.ok();
         // A linger time of zero makes close(2) send RST.
-        let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        let at_once = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
         setsockopt(&stream, sockopt::Linger, &at_once).ok();
     })
     .await
@@ -103,7 +106,10 @@ pub(super) struct Receipt {
 
 impl Default for Receipt {
     fn default() -> Self {
-        Self { count: 0, digest: Context::new(&SHA256) }
+        Self {
+            count: 0,
+            digest: Context::new(&SHA256),
+        }
     }
 }
 

@@ -45,11 +45,17 @@ impl Opcode {
     ];
 
     fn number(self) -> u8 {
-        Self::ALL.iter().find(|(opcode, _)| *opcode == self).map_or(0, |(_, number)| *number)
+        Self::ALL
+            .iter()
+            .find(|(opcode, _)| *opcode == self)
+            .map_or(0, |(_, number)| *number)
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == number).map(|(opcode, _)| *opcode)
+        Self::ALL
+            .iter()
+            .find(|(_, known)| *known == number)
+            .map(|(opcode, _)| *opcode)
     }
 }
 
@@ -67,14 +73,21 @@ pub struct Frame {
 impl Frame {
     /// A whole message or a control frame.
     pub fn whole(opcode: Opcode, payload: impl Into<Vec<u8>>) -> Self {
-        Self { fin: true, opcode, payload: payload.into() }
+        Self {
+            fin: true,
+            opcode,
+            payload: payload.into(),
+        }
     }
 
     /// The frame as it crosses the wire. A client masks every frame, a server none (RFC 6455 section 5.3).
     pub fn encode(&self, mask: Option<[u8; 4]>) -> Vec<u8> {
         let mask_bit = if mask.is_some() { 0x80 } else { 0 };
         let mut wire = vec![if self.fin { 0x80 } else { 0 } | self.opcode.number()];
-        match (u8::try_from(self.payload.len()), u16::try_from(self.payload.len())) {
+        match (
+            u8::try_from(self.payload.len()),
+            u16::try_from(self.payload.len()),
+        ) {
             (Ok(short @ ..126), _) => wire.push(mask_bit | short),
             (_, Ok(medium)) => {
                 wire.push(mask_bit | 126);
@@ -88,7 +101,10 @@ impl Frame {
         wire.extend_from_slice(mask.as_ref().map_or(&[], |mask| mask.as_slice()));
         let start = wire.len();
         wire.extend_from_slice(&self.payload);
-        apply_mask(wire.get_mut(start..).unwrap_or_default(), mask.unwrap_or_default());
+        apply_mask(
+            wire.get_mut(start..).unwrap_or_default(),
+            mask.unwrap_or_default(),
+        );
         wire
     }
 
@@ -123,7 +139,11 @@ impl Frame {
         let mut payload = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         stream.read_exact(&mut payload).await?;
         apply_mask(&mut payload, mask);
-        Ok(Some(Self { fin: first & 0x80 != 0, opcode, payload }))
+        Ok(Some(Self {
+            fin: first & 0x80 != 0,
+            opcode,
+            payload,
+        }))
     }
 }
 
@@ -138,9 +158,15 @@ pub(super) fn answer(mut request: Request<Incoming>) -> Response<()> {
     let mut response = Response::new(());
     let Some(key) = upgrade_key(request.headers()) else {
         *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
-        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        response
+            .headers_mut()
+            .insert(UPGRADE, HeaderValue::from_static("websocket"));
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response
+            .headers_mut()
+            .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return response;
     };
     let upgraded = hyper::upgrade::on(&mut request);
@@ -150,8 +176,12 @@ pub(super) fn answer(mut request: Request<Incoming>) -> Response<()> {
         }
     });
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+        .headers_mut()
+        .insert(UPGRADE, HeaderValue::from_static("websocket"));
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     if let Ok(value) = HeaderValue::try_from(accept_value(key.as_bytes())) {
         response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, value);
     }
@@ -160,7 +190,9 @@ pub(super) fn answer(mut request: Request<Incoming>) -> Response<()> {
 
 fn upgrade_key(headers: &HeaderMap) -> Option<HeaderValue> {
     let is = |name, wanted: &[u8]| {
-        headers.get(name).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(wanted))
+        headers
+            .get(name)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(wanted))
     };
     if !is(UPGRADE, b"websocket") || !is(SEC_WEBSOCKET_VERSION, b"13") {
         return None;
@@ -197,7 +229,10 @@ mod tests {
     #[test]
     fn the_accept_value_is_that_of_the_rfc() {
         // RFC 6455 section 1.3.
-        assert_eq!(accept_value(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            accept_value(b"dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 
     #[tokio::test]

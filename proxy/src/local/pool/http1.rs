@@ -78,11 +78,17 @@ pub(super) async fn send<B: AppBody>(
     prepare(&mut request);
     let repeatable = is_repeatable(&request);
     while let Some(connection) = idle.take(repeatable) {
-        let repeat = if repeatable { Repeat::of(&mut request) } else { Repeat::Never };
+        let repeat = if repeatable {
+            Repeat::of(&mut request)
+        } else {
+            Repeat::Never
+        };
         match connection.exchange(request).await {
             Ok(response) => return Ok(response),
             // Never written: the connection had ended, and the next one may do.
-            Err(Failed { unsent: Some(unsent), .. }) => request = unsent,
+            Err(Failed {
+                unsent: Some(unsent), ..
+            }) => request = unsent,
             Err(failed) => match repeat {
                 Repeat::Head(head) if failed.error.as_ref().is_some_and(ended_early) => {
                     request = Request::from_parts(*head, B::default());
@@ -104,8 +110,10 @@ pub(super) async fn upgrade<B: AppBody>(
 ) -> Result<UpgradeAnswer, AppError> {
     prepare(&mut request);
     let stream = connector.connect(address).await?;
-    let (mut sender, mut connection) =
-        builder().handshake(TokioIo::new(stream)).await.map_err(AppError::exchange)?;
+    let (mut sender, mut connection) = builder()
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(AppError::exchange)?;
     let mut response = pin!(sender.try_send_request(request));
     let mut ended = None;
     let response = std::future::poll_fn(|cx| {
@@ -146,7 +154,10 @@ pub(super) fn adopt<B: AppBody>(idle: &Rc<Idle<B>>, stream: LocalStream) {
 
 impl<B: AppBody> Default for Idle<B> {
     fn default() -> Self {
-        Self { connections: RefCell::default(), sweeping: Cell::new(false) }
+        Self {
+            connections: RefCell::default(),
+            sweeping: Cell::new(false),
+        }
     }
 }
 
@@ -230,16 +241,20 @@ impl<B: AppBody> AppConnection<B> {
         self.state.set(State::Busy);
         let response = match &mut *self.sender.borrow_mut() {
             Some(sender) => Ok(sender.try_send_request(request)),
-            None => Err(Failed { unsent: Some(request), error: None }),
+            None => Err(Failed {
+                unsent: Some(request),
+                error: None,
+            }),
         };
         match response?.await {
             Ok(response) => {
                 self.on_response(&response);
                 Ok(response)
             }
-            Err(mut error) => {
-                Err(Failed { unsent: error.take_message(), error: Some(error.into_error()) })
-            }
+            Err(mut error) => Err(Failed {
+                unsent: error.take_message(),
+                error: Some(error.into_error()),
+            }),
         }
     }
 
@@ -265,8 +280,16 @@ impl<B: AppBody> AppConnection<B> {
     /// The look at the socket costs a system call; a request that can be repeated does without.
     fn is_usable(&self, now: Instant, repeatable: bool) -> bool {
         self.idle_for(now) < self.limit.get()
-            && self.sender.borrow().as_ref().is_some_and(|sender| !sender.is_closed())
-            && (repeatable || self.stream.upgrade().is_some_and(|stream| stream.borrow().is_quiet()))
+            && self
+                .sender
+                .borrow()
+                .as_ref()
+                .is_some_and(|sender| !sender.is_closed())
+            && (repeatable
+                || self
+                    .stream
+                    .upgrade()
+                    .is_some_and(|stream| stream.borrow().is_quiet()))
     }
 
     /// Puts the connection among the idle ones if hyper has done with its request and response.
@@ -328,7 +351,10 @@ fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
 fn prepare<B: AppBody>(request: &mut Request<B>) {
     *request.version_mut() = Version::HTTP_11;
     let parts = std::mem::take(request.uri_mut()).into_parts();
-    if let Some(host) = parts.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+    if let Some(host) = parts
+        .authority
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+    {
         request.headers_mut().insert(HOST, host);
     }
     *request.uri_mut() = Uri::from(parts.path_and_query.unwrap_or(PathAndQuery::from_static("/")));
@@ -339,7 +365,9 @@ fn prepare<B: AppBody>(request: &mut Request<B>) {
         && request.body().size_hint().exact().is_none()
         && !request.headers().contains_key(CONTENT_LENGTH)
     {
-        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        request
+            .headers_mut()
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
@@ -350,21 +378,24 @@ fn builder() -> http1::Builder {
 }
 
 /// Starts HTTP/1.1 on a connection, in a task of its own.
-async fn open<B: AppBody>(
-    idle: &Rc<Idle<B>>,
-    stream: LocalStream,
-) -> Result<Rc<AppConnection<B>>, AppError> {
+async fn open<B: AppBody>(idle: &Rc<Idle<B>>, stream: LocalStream) -> Result<Rc<AppConnection<B>>, AppError> {
     let stream = Rc::new(RefCell::new(stream));
     let weak = Rc::downgrade(&stream);
-    let (sender, connection) =
-        builder().handshake(TokioIo::new(SharedStream(stream))).await.map_err(AppError::exchange)?;
+    let (sender, connection) = builder()
+        .handshake(TokioIo::new(SharedStream(stream)))
+        .await
+        .map_err(AppError::exchange)?;
     let shared = Rc::new(AppConnection {
         stream: weak,
         sender: RefCell::new(Some(sender)),
         state: Cell::new(State::New),
         limit: Cell::new(IDLE),
     });
-    tokio::task::spawn_local(Task { connection, shared: shared.clone(), idle: Rc::downgrade(idle) });
+    tokio::task::spawn_local(Task {
+        connection,
+        shared: shared.clone(),
+        idle: Rc::downgrade(idle),
+    });
     Ok(shared)
 }
 

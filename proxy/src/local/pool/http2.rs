@@ -84,9 +84,7 @@ impl<B: AppBody> Slot<B> {
         };
         match waiting.await {
             Ok(Ok(sender)) => Ok(sender),
-            Ok(Err(ConnectError { kind, cause })) => {
-                Err(AppError::new(kind, Processed::No).with(&*cause))
-            }
+            Ok(Err(ConnectError { kind, cause })) => Err(AppError::new(kind, Processed::No).with(&*cause)),
             // The connecting task always answers, unless the worker ends.
             Err(_gone) => Err(AppError::new(AppErrorKind::Connect, Processed::No)),
         }
@@ -120,7 +118,9 @@ async fn connect<B: AppBody>(slot: Rc<Slot<B>>, connector: Connector, address: S
         Ok(sender) => State::Open(sender.clone()),
         Err(_) => State::None,
     };
-    let State::Connecting(waiting) = slot.0.replace(next) else { return };
+    let State::Connecting(waiting) = slot.0.replace(next) else {
+        return;
+    };
     let result = result.map_err(|error| ConnectError {
         kind: error.kind,
         cause: error.source().map_or(String::new(), ToString::to_string).into(),

@@ -422,6 +422,18 @@ fn content_length_against_data() {
 }
 
 #[test]
+fn trailers_of_a_message_that_is_too_short_are_not_handed_out() {
+    let mut reader = server();
+    reader.push([get(Some("5")), data(b"abcd"), trailers()].concat().into());
+    assert!(matches!(reader.next(), Ok(Some(Part::Request(_)))));
+    assert!(matches!(reader.next(), Ok(Some(Part::Data(_)))));
+    assert_eq!(
+        reader.next().unwrap_err(),
+        H3Error::Message(MessageError::ContentTooShort)
+    );
+}
+
+#[test]
 fn fin_in_the_middle_of_a_frame_is_a_connection_error() {
     let message: Bytes = [get(Some("5")), data(b"abcde")].concat().into();
     for cut in 0..message.len() {

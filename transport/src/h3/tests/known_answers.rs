@@ -109,7 +109,7 @@ fn broken_sections() {
         ("0000 51", Truncated),
         ("0000 51 05 2f", Truncated),
         ("0000 51 ff", Truncated),
-        ("0000 51 7f ffffffffffffffff3f", Truncated),
+        ("0000 51 7f ffffffffffffff3f", Truncated),
         ("0000 23 61", Truncated),
         ("0000 21 61", Truncated),
         ("0000 51 81 ff", Huffman),

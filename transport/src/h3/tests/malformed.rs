@@ -136,7 +136,8 @@ fn authorities_and_paths() {
         ("[::1]x", InvalidAuthority),
         ("[fe80::1%25eth0]", InvalidAuthority),
         ("[web]", InvalidAuthority),
-        ("::1", InvalidAuthority),
+        ("2001:db8::1", InvalidAuthority),
+        ("::1", EmptyAuthority),
     ] {
         assert_eq!(
             get_where(":authority", authority).unwrap_err(),

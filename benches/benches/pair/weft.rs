@@ -1,0 +1,167 @@
+//! Weft: `weft-proxy` as it is shipped, configured from files.
+
+use crate::Result;
+use crate::arguments::Options;
+use crate::certificates::{CLIENT, Certificates, SERVER, TRUST_DOMAIN};
+use crate::ground::{Ground, HTTP_PORT, Layer, STARTUP, TCP_PORT, Target};
+use crate::pairs::Running;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use weft_lab::netns::Host;
+use weft_lab::process::{Process, Ready};
+
+/// The service that the load asks for.
+pub(crate) const SERVICE_HOST: &str = "web";
+
+/// weft-proxy's defaults.
+const OUTBOUND: SocketAddr = loopback(15001);
+const ADMIN: SocketAddr = loopback(15000);
+const MESH_PORT: u16 = 15008;
+
+/// The bind of the L4 service.
+const BIND: SocketAddr = loopback(5432);
+
+pub(crate) struct Weft {
+    binary: PathBuf,
+}
+
+impl Weft {
+    /// Finds weft-proxy, or builds it.
+    pub(crate) fn prepare(options: &Options) -> Result<Self> {
+        let binary = match &options.weft_proxy {
+            Some(path) => fs::canonicalize(path).map_err(|error| format!("{}: {error}", path.display()))?,
+            None => build()?,
+        };
+        Ok(Self { binary })
+    }
+
+    pub(crate) fn start(&self, ground: &Ground, certificates: &Certificates) -> Result<Running> {
+        let directory = ground.directory.path();
+        fs::write(directory.join("mesh.yaml"), mesh(ground))?;
+        let server = format!(
+            "application: {{address: 127.0.0.1, ports: [{{name: http, port: {HTTP_PORT}}}, {{name: tcp, port: {TCP_PORT}}}]}}\n"
+        );
+        let client = format!("binds: [{{listen: \"{BIND}\", service: \"db.default:5432\"}}]\n");
+        let sidecars = [(&ground.right, SERVER, server), (&ground.left, CLIENT, client)]
+            .map(|(host, account, extra)| self.sidecar(host, directory, account, &extra, certificates));
+        let sidecars = sidecars.into_iter().collect::<Result<_>>()?;
+        let target = |layer, address| Target {
+            layer,
+            address,
+            host: SERVICE_HOST.to_owned(),
+        };
+        Ok(Running::new(
+            sidecars,
+            vec![target(Layer::L7, OUTBOUND), target(Layer::L4, BIND)],
+        ))
+    }
+
+    fn sidecar(
+        &self,
+        host: &Host,
+        directory: &Path,
+        account: &str,
+        extra: &str,
+        certificates: &Certificates,
+    ) -> Result<Process> {
+        let config = directory.join(format!("{account}.yaml"));
+        let text = format!(
+            "workload: {{name: {account}-0, namespace: default, serviceAccount: {account}, labels: {{app: {account}}}}}\n\
+             state: {account}-state\n\
+             identity: {{certificate: {}, key: {}, trustBundle: {}}}\n\
+             {extra}\
+             documents: [mesh.yaml]\n",
+            certificates.certificate(account).display(),
+            certificates.key(account).display(),
+            certificates.authority().display(),
+        );
+        fs::write(&config, text)?;
+        let mut command = host.command(&self.binary);
+        command.args(["run", "--config"]).arg(&config);
+        let ready = Ready::Http(ADMIN, "/ready".to_owned());
+        Ok(Process::spawn_ready(
+            &format!("weft-proxy of {account}"),
+            command,
+            &ready,
+            STARTUP,
+        )?)
+    }
+}
+
+/// What both sidecars believe: one workload behind two services, and the client.
+fn mesh(ground: &Ground) -> String {
+    let (left, right) = (ground.left_address, ground.right_address);
+    format!(
+        "apiVersion: weft.dev/v1alpha1
+kind: MeshConfig
+metadata: {{name: mesh}}
+spec: {{trustDomain: {TRUST_DOMAIN}, meshRanges: [\"{left}/32\", \"{right}/32\"]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {SERVICE_HOST}, namespace: default}}
+spec:
+  selector: {{app: {SERVER}}}
+  ports: [{{name: http, port: 80, targetPort: {HTTP_PORT}, appProtocol: http}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: db, namespace: default}}
+spec:
+  selector: {{app: {SERVER}}}
+  ports: [{{name: tcp, port: 5432, targetPort: {TCP_PORT}, appProtocol: tcp}}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {{name: {SERVER}-0, namespace: default, labels: {{app: {SERVER}}}}}
+spec:
+  address: {right}
+  meshPort: {MESH_PORT}
+  serviceAccount: {SERVER}
+  ports:
+  - {{name: http, port: {HTTP_PORT}, protocol: http}}
+  - {{name: tcp, port: {TCP_PORT}, protocol: tcp}}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {{name: {CLIENT}-0, namespace: default, labels: {{app: {CLIENT}}}}}
+spec: {{address: {left}, meshPort: {MESH_PORT}, serviceAccount: {CLIENT}}}
+"
+    )
+}
+
+/// Builds weft-proxy as it is shipped; Cargo says where it is.
+fn build() -> Result<PathBuf> {
+    eprintln!("building weft-proxy with the dist profile");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args([
+            "build",
+            "--profile",
+            "dist",
+            "-p",
+            "weft-proxy",
+            "--bin",
+            "weft-proxy",
+        ])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()?;
+    if !output.status.success() {
+        return Err("weft-proxy does not build (--weft-proxy PATH takes one, --only leaves Weft out)".into());
+    }
+    let messages = String::from_utf8(output.stdout)?;
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "weft-proxy")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executable.ok_or_else(|| "Cargo built weft-proxy, but named no executable".into())
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}

@@ -1,0 +1,124 @@
+//! Documents become a [`Snapshot`]: the lookups of the hot path, made once and off it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustc_hash::FxHashMap;
+use weft_proto::model::{Mesh, Service, ServicePort, Unmeshed, Workload, WorkloadPort};
+use weft_transport::PeerKey;
+
+use crate::snapshot::{Backend, Endpoint, Inbound, Load, Reach, Snapshot};
+
+/// Facts about endpoints that outlive snapshots, one table for all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    loads: Mutex<FxHashMap<Arc<str>, Arc<Load>>>,
+}
+
+/// Compiles the documents for a proxy in `namespace`.
+pub(crate) fn compile(
+    mesh: &Mesh,
+    namespace: &str,
+    inbound: Inbound,
+    facts: &Facts,
+    generation: u64,
+) -> Snapshot {
+    let mut compiler = Compiler { mesh, facts, by_address: FxHashMap::default(), by_name: FxHashMap::default() };
+    // Services go last: a cluster IP wins over a workload's address, as the walk of a request says.
+    for workload in &mesh.workloads {
+        compiler.add_workload(workload);
+    }
+    for service in &mesh.services {
+        compiler.add_service(service);
+    }
+    facts.forget_unused();
+    Snapshot {
+        generation,
+        config: mesh.config.clone(),
+        by_address: compiler.by_address,
+        by_name: compiler.by_name,
+        namespace: namespace.into(),
+        inbound,
+    }
+}
+
+struct Compiler<'a> {
+    mesh: &'a Mesh,
+    facts: &'a Facts,
+    by_address: FxHashMap<SocketAddr, Arc<Backend>>,
+    by_name: FxHashMap<Box<str>, Vec<Arc<Backend>>>,
+}
+
+impl Compiler<'_> {
+    /// A workload's own address leads to it alone.
+    fn add_workload(&mut self, workload: &Workload) {
+        for port in workload.ports.iter().filter(|port| !port.protocol.is_udp()) {
+            let endpoint = self.endpoint(workload, port);
+            let backend = Backend {
+                name: workload.uid.to_string().into(),
+                port: port.port,
+                protocol: port.protocol,
+                unmeshed_denied: usize::from(endpoint.is_none()),
+                endpoints: endpoint.into_iter().map(Arc::new).collect(),
+            };
+            self.by_address.insert(SocketAddr::new(workload.address, port.port), Arc::new(backend));
+        }
+    }
+
+    fn add_service(&mut self, service: &Service) {
+        let mut ports = Vec::with_capacity(service.ports.len());
+        for port in service.ports.iter().filter(|port| !port.protocol.is_udp()) {
+            let backend = Arc::new(self.service_port(service, port));
+            if let Some(ip) = service.cluster_ip.address() {
+                self.by_address.insert(SocketAddr::new(ip, port.port), backend.clone());
+            }
+            ports.push(backend);
+        }
+        let name = format!("{}.{}", service.name.name, service.name.namespace);
+        self.by_name.insert(name.into(), ports);
+    }
+
+    fn service_port(&self, service: &Service, port: &ServicePort) -> Backend {
+        let mut endpoints = Vec::new();
+        let mut unmeshed_denied = 0;
+        for workload in self.mesh.workloads_of(service) {
+            let Some(target) = port.target_at(workload) else { continue };
+            match self.endpoint(workload, target) {
+                Some(endpoint) => endpoints.push(Arc::new(endpoint)),
+                None => unmeshed_denied += 1,
+            }
+        }
+        let name = service.name.to_string().into();
+        Backend { name, port: port.port, protocol: port.protocol, endpoints, unmeshed_denied }
+    }
+
+    /// `None`: the workload has no sidecar, and may not be used without.
+    fn endpoint(&self, workload: &Workload, port: &WorkloadPort) -> Option<Endpoint> {
+        let uid: Arc<str> = workload.uid.to_string().into();
+        let reach = match (workload.mesh_port, self.mesh.config.unmeshed) {
+            (Some(mesh_port), _) => Reach::Mesh(PeerKey {
+                uid: uid.clone(),
+                address: SocketAddr::new(workload.address, mesh_port),
+                identity: workload.identity(&self.mesh.config.trust_domain),
+            }),
+            (None, Unmeshed::Allow) => Reach::Plain(SocketAddr::new(workload.address, port.port)),
+            (None, Unmeshed::Deny) => return None,
+        };
+        Some(Endpoint { load: self.facts.load(&uid), uid, port: port.port, reach })
+    }
+}
+
+impl Facts {
+    fn load(&self, uid: &Arc<str>) -> Arc<Load> {
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        loads.entry(uid.clone()).or_default().clone()
+    }
+
+    /// Drops what no snapshot and no request holds any more.
+    fn forget_unused(&self) {
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        loads.retain(|_, load| Arc::strong_count(load) > 1);
+    }
+}

@@ -1,0 +1,224 @@
+//! The proxy's own file: whom it stands beside, what it listens on, where its certificates and documents are.
+//!
+//! It is read once, at the start, and as a whole: either there is a [`Config`], in which nothing invalid is left,
+//! or there are all of its errors, each with its line and field. Paths in it are relative to the file itself.
+//!
+//! | field | absent |
+//! |---|---|
+//! | `workload` | required: `name`; `namespace` and `serviceAccount` are `default`; no `labels` |
+//! | `state` | nothing is kept: after a restart, peers notice by their idle timeout that connections are gone |
+//! | `identity` | required: `certificate`, `key`, `trustBundle` |
+//! | `application` | `address` 127.0.0.1; no `ports`, so that it only calls others; `source` 127.0.0.6 on IPv4 loopback |
+//! | `listen` | see [`Listen::default`]; an empty list: no such listener |
+//! | `binds` | none |
+//! | `workers` | 1 |
+//! | `documents` | required, one or more |
+//! | `accessLog` | `stdout`; also `none`, or the path of a file |
+//! | `drainTimeout` | `30s` |
+
+mod read;
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use weft_proto::{
+    DocumentError, Source, SpiffeId, TrustDomain,
+    identity::SpiffeIdError,
+    model::WorkloadPort,
+    names::{DnsLabel, DnsName, Labels},
+    reader::read_document,
+};
+
+use crate::access_log::Sink;
+
+/// Far above any real one; a bound on what a wrong path can make us read.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// The file of a proxy.
+///
+/// No two listeners overlap, nor does a port of the application with one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Whom this proxy stands beside.
+    pub(crate) workload: Workload,
+    /// The directory for keys of this process, 0700, made if it is missing. `None`: they end with the process.
+    pub(crate) state: Option<PathBuf>,
+    /// Where the workload's credentials are.
+    pub(crate) identity: IdentityPaths,
+    /// How the application is reached.
+    pub(crate) application: Application,
+    /// Where this proxy listens.
+    pub(crate) listen: Listen,
+    /// Ports that lead to one service each, for applications that cannot name it.
+    pub(crate) binds: Vec<Bind>,
+    /// How many threads carry traffic: 1 to 64.
+    pub(crate) workers: u8,
+    /// Files with the documents of the mesh. Never empty, none twice.
+    pub(crate) documents: Vec<PathBuf>,
+    /// Where the access log goes.
+    pub(crate) access_log: Sink,
+    /// How long a drain may take before it cuts what is still under way; at most an hour.
+    pub(crate) drain_timeout: Duration,
+}
+
+/// Which workload of the mesh this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Workload {
+    pub(crate) name: DnsName,
+    pub(crate) namespace: DnsLabel,
+    pub(crate) service_account: DnsName,
+    pub(crate) labels: Labels,
+}
+
+/// The files of the workload's credentials, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdentityPaths {
+    /// The certificate chain, leaf first.
+    pub(crate) certificate: PathBuf,
+    /// The leaf's private key.
+    pub(crate) key: PathBuf,
+    /// The roots of the trust domain.
+    pub(crate) trust_bundle: PathBuf,
+}
+
+/// The application beside this proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Application {
+    /// Where it listens: the loopback address, or the workload's own.
+    pub(crate) address: IpAddr,
+    /// Its ports, which alone are reached from the mesh. No two share a number and transport, or a name.
+    pub(crate) ports: Vec<WorkloadPort>,
+    /// Where connections to it come from, of the same family as its address. `None`: from where the connector of
+    /// the application's side says.
+    pub(crate) source: Option<IpAddr>,
+}
+
+/// Where this proxy listens. Port 0 is any that is free, for tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listen {
+    /// UDP, for the sidecars of others.
+    pub(crate) mesh: Vec<SocketAddr>,
+    /// TCP, for what the application sends.
+    pub(crate) outbound: Vec<SocketAddr>,
+    /// TCP, for what was meant for the application and did not come through the mesh.
+    pub(crate) inbound: Vec<SocketAddr>,
+    /// TCP, for operators on this host: loopback addresses only.
+    pub(crate) admin: Vec<SocketAddr>,
+    /// TCP, for scrapers and probes.
+    pub(crate) metrics: Vec<SocketAddr>,
+}
+
+/// A port that leads to one port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bind {
+    /// TCP, for the application.
+    pub(crate) listen: SocketAddr,
+    /// The service, as `NAME.NAMESPACE`.
+    pub(crate) host: Arc<str>,
+    /// The service's port. Never 0.
+    pub(crate) port: u16,
+}
+
+impl Config {
+    /// Reads a file. Paths in it are relative to its directory.
+    ///
+    /// # Errors
+    /// All that is wrong with it, in the order of its lines.
+    pub(crate) fn load(path: &Path) -> Result<Self, Vec<DocumentError>> {
+        let name = path.display().to_string();
+        match read_text(path) {
+            Ok(text) => Self::parse(&Source::new(name, text), path.parent().unwrap_or(Path::new(""))),
+            Err(error) => Err(vec![error_of_file(name, format_args!("cannot be read: {error}"))]),
+        }
+    }
+
+    /// Reads a text. Paths in it are relative to `directory`.
+    ///
+    /// # Errors
+    /// All that is wrong with it, in the order of its lines.
+    pub(crate) fn parse(source: &Source, directory: &Path) -> Result<Self, Vec<DocumentError>> {
+        read_document(source, |root| read::config(root, directory))
+    }
+}
+
+impl Workload {
+    /// The identity that this workload must have in a trust domain: its certificate's, and what peers dial it by.
+    ///
+    /// # Errors
+    /// None that names of this model can cause; a caller need not rely on it.
+    pub(crate) fn identity(&self, trust_domain: &TrustDomain) -> Result<SpiffeId, SpiffeIdError> {
+        SpiffeId::for_service_account(trust_domain, &self.namespace, &self.service_account)
+    }
+}
+
+impl Listen {
+    /// Every listener with the name of its field.
+    pub(crate) fn named(&self) -> [(&'static str, &[SocketAddr]); 5] {
+        [
+            ("mesh", &self.mesh),
+            ("outbound", &self.outbound),
+            ("inbound", &self.inbound),
+            ("admin", &self.admin),
+            ("metrics", &self.metrics),
+        ]
+    }
+}
+
+impl Default for Listen {
+    /// The ports that other tools rely on.
+    fn default() -> Self {
+        let any = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        let v4 = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let v6 = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
+        Self {
+            mesh: vec![any(15_008)],
+            outbound: vec![v4(15_001), v6(15_001)],
+            inbound: vec![any(15_006)],
+            admin: vec![v4(15_000)],
+            metrics: vec![any(15_020)],
+        }
+    }
+}
+
+impl Default for Application {
+    /// One that only calls others.
+    fn default() -> Self {
+        Self {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ports: Vec::new(),
+            source: None,
+        }
+    }
+}
+
+/// An error of a file as a whole.
+pub(crate) fn error_of_file(file: String, message: impl std::fmt::Display) -> DocumentError {
+    DocumentError {
+        file,
+        line: 0,
+        column: 0,
+        path: String::new(),
+        message: message.to_string(),
+    }
+}
+
+/// Unlike a document or a certificate, this may come from a pipe: it is read once.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let length = File::open(path)?
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_string(&mut text)?;
+    if length as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,419 @@
+//! Reading the file, field by field, and what concerns several of its fields.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use weft_proto::{
+    names::{DnsLabel, DnsName},
+    parse::fields::{host_address, labels, workload_ports},
+    reader::{Fields, Value},
+};
+
+use super::{Application, Bind, Config, IdentityPaths, Listen, Workload};
+use crate::access_log::Sink;
+
+const MAX_WORKERS: u8 = 64;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// A process that is told to end and goes on for longer is a process that hangs.
+const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Suffixes of a service's name in the cluster's DNS, as applications write them.
+const SERVICE_SUFFIXES: [&str; 2] = [".svc.cluster.local", ".svc"];
+
+/// Reads all of it.
+pub(super) fn config(root: &Value<'_>, directory: &Path) -> Option<Config> {
+    root.mapping(|fields| {
+        let mut ports = Ports::default();
+        let workload = fields.required("workload", workload);
+        let namespace = match &workload {
+            Some(workload) => workload.namespace.clone(),
+            None => DnsLabel::default_namespace(),
+        };
+        let state = fields.optional("state", |value| path(value, directory));
+        let identity = fields.required("identity", |value| identity(value, directory));
+        let listen = listen(fields, &mut ports);
+        let binds = fields.optional("binds", |value| {
+            value.list(|value| bind(value, &namespace, &mut ports))
+        });
+        let application = fields.optional("application", |value| application(value, &mut ports));
+        let workers = fields.optional("workers", |value| {
+            value.integer("a number of workers", 1..=MAX_WORKERS)
+        });
+        let documents = fields.required("documents", |value| documents(value, directory));
+        let access_log = fields.optional("accessLog", |value| access_log(value, directory));
+        let drain_timeout = fields.optional("drainTimeout", |value| value.parse(drain_timeout));
+        ports.report_overlaps();
+        Some(Config {
+            workload: workload?,
+            state,
+            identity: identity?,
+            application: application.unwrap_or_default(),
+            listen: listen?,
+            binds: binds.unwrap_or_default(),
+            workers: workers.unwrap_or(1),
+            documents: documents?,
+            access_log: access_log.unwrap_or(Sink::Stdout),
+            drain_timeout: drain_timeout.unwrap_or(DRAIN_TIMEOUT),
+        })
+    })
+}
+
+fn workload(value: &Value<'_>) -> Option<Workload> {
+    value.mapping(|fields| {
+        let name = fields.required("name", |value| value.parse(DnsName::parse));
+        let namespace = fields.optional("namespace", |value| value.parse(DnsLabel::parse));
+        let service_account = fields.optional("serviceAccount", |value| value.parse(DnsName::parse));
+        let labels = fields.optional("labels", labels);
+        Some(Workload {
+            name: name?,
+            namespace: namespace.unwrap_or_else(DnsLabel::default_namespace),
+            service_account: service_account.unwrap_or_else(DnsName::default_service_account),
+            labels: labels.unwrap_or_default(),
+        })
+    })
+}
+
+fn identity(value: &Value<'_>, directory: &Path) -> Option<IdentityPaths> {
+    value.mapping(|fields| {
+        let certificate = fields.required("certificate", |value| path(value, directory));
+        let key = fields.required("key", |value| path(value, directory));
+        let trust_bundle = fields.required("trustBundle", |value| path(value, directory));
+        Some(IdentityPaths {
+            certificate: certificate?,
+            key: key?,
+            trust_bundle: trust_bundle?,
+        })
+    })
+}
+
+fn application<'a>(value: &Value<'a>, ports: &mut Ports<'a>) -> Option<Application> {
+    value.mapping(|fields| {
+        let default = Application::default();
+        let address = fields.optional("address", host_address);
+        let is_address_wrong = address.is_none() && fields.has("address");
+        let address = address.unwrap_or(default.address);
+        let source = fields.optional("source", |value| {
+            let source = host_address(value)?;
+            if source.is_ipv4() != address.is_ipv4() && !is_address_wrong {
+                value.error(format_args!(
+                    "{source} cannot reach the application's address {address}: one is IPv4, the other IPv6"
+                ));
+            }
+            Some(source)
+        });
+        let declared = fields.optional("ports", |value| {
+            let declared = workload_ports(value)?;
+            let places = value.list(|value| Some(value.clone()))?;
+            if !is_address_wrong {
+                for (port, place) in declared.iter().zip(places) {
+                    let owner = if port.protocol.is_udp() { Owner::Udp } else { Owner::Tcp };
+                    ports.add(SocketAddr::new(address, port.port), owner, place);
+                }
+            }
+            Some(declared)
+        });
+        Some(Application {
+            address,
+            ports: declared.unwrap_or_default(),
+            source,
+        })
+    })
+}
+
+fn listen<'a>(fields: &mut Fields<'a>, ports: &mut Ports<'a>) -> Option<Listen> {
+    let default = Listen::default();
+    if !fields.has("listen") {
+        // Asked for all the same, so that it is among the known fields.
+        fields.optional("listen", |_| Some(()));
+        ports.add_defaults(&default);
+        return Some(default);
+    }
+    fields.optional("listen", |value| {
+        value.mapping(|fields| {
+            let mut read = |name, default: Vec<SocketAddr>, is_allowed: fn(&Value<'_>, SocketAddr)| {
+                listeners(fields, ports, name, default, is_allowed)
+            };
+            Some(Listen {
+                mesh: read("mesh", default.mesh, |_, _| {}),
+                outbound: read("outbound", default.outbound, |_, _| {}),
+                inbound: read("inbound", default.inbound, |_, _| {}),
+                admin: read("admin", default.admin, report_not_loopback),
+                metrics: read("metrics", default.metrics, |_, _| {}),
+            })
+        })
+    })
+}
+
+fn listeners<'a>(
+    fields: &mut Fields<'a>,
+    ports: &mut Ports<'a>,
+    name: &'static str,
+    default: Vec<SocketAddr>,
+    check: fn(&Value<'_>, SocketAddr),
+) -> Vec<SocketAddr> {
+    if !fields.has(name) {
+        fields.optional(name, |_| Some(()));
+        ports.add_default(name, &default);
+        return default;
+    }
+    let listeners = fields.optional(name, |value| {
+        value.one_or_list(|value| {
+            let address = value.parse(socket_address)?;
+            check(value, address);
+            ports.add(address, Owner::of_listener(name), value.clone());
+            Some(address)
+        })
+    });
+    listeners.unwrap_or_default()
+}
+
+/// What admin shows and does is for operators on this host alone.
+fn report_not_loopback(value: &Value<'_>, address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        value.error(format_args!(
+            "{address} is not a loopback address: admin is for this host alone (metrics and /ready are on \
+             listen.metrics)"
+        ));
+    }
+}
+
+fn bind<'a>(value: &Value<'a>, namespace: &DnsLabel, ports: &mut Ports<'a>) -> Option<Bind> {
+    value.mapping(|fields| {
+        let listen = fields.required("listen", |value| {
+            let address = value.parse(socket_address)?;
+            ports.add(address, Owner::Listener, value.clone());
+            Some(address)
+        });
+        let service = fields.required("service", |value| {
+            value.parse(|text| service(text, namespace))
+        });
+        let (host, port) = service?;
+        Some(Bind {
+            listen: listen?,
+            host: host.into(),
+            port,
+        })
+    })
+}
+
+/// `db:5432`, `db.default:5432`, `db.default.svc:5432`, `db.default.svc.cluster.local:5432`, as `NAME.NAMESPACE` and
+/// port.
+fn service(text: &str, namespace: &DnsLabel) -> Result<(String, u16), String> {
+    let example = "such as db.default:5432";
+    let (host, port) = text
+        .rsplit_once(':')
+        .ok_or_else(|| format!("has no port: a service and its port are wanted, {example}"))?;
+    let port = port
+        .parse()
+        .ok()
+        .filter(|number: &u16| *number != 0 && number.to_string() == port)
+        .ok_or_else(|| "has no valid port (1 to 65535)".to_owned())?;
+    let is_not_one = || format!("is not the name of a service and a port, {example}");
+    let suffix = SERVICE_SUFFIXES.iter().find(|suffix| host.ends_with(**suffix));
+    let short = suffix.and_then(|suffix| host.strip_suffix(suffix)).unwrap_or(host);
+    let (name, namespace) = match (short.split_once('.'), suffix) {
+        (Some((name, namespace)), _) => (name, namespace),
+        (None, None) => (short, namespace.as_str()),
+        // `db.svc` is the service `db` of a namespace `svc`, should that be meant, and otherwise a mistake.
+        (None, Some(_)) => return Err(is_not_one()),
+    };
+    let name = DnsLabel::parse(name)
+        .ok()
+        .filter(DnsLabel::is_rfc1035)
+        .ok_or_else(is_not_one)?;
+    let namespace = DnsLabel::parse(namespace).map_err(|_| is_not_one())?;
+    Ok((format!("{name}.{namespace}"), port))
+}
+
+fn documents(value: &Value<'_>, directory: &Path) -> Option<Vec<PathBuf>> {
+    let mut seen = HashSet::new();
+    let documents = value.list(|value| {
+        let path = path(value, directory)?;
+        if !seen.insert(path.clone()) {
+            value.error(format_args!("{} is in the list already", path.display()));
+        }
+        Some(path)
+    })?;
+    if documents.is_empty() {
+        value.error("a file is needed: a mesh has at least its MeshConfig");
+    }
+    Some(documents)
+}
+
+/// Bare `off` is a boolean to YAML, and `"off"` is surely not meant as the name of a file.
+fn access_log(value: &Value<'_>, directory: &Path) -> Option<Sink> {
+    match value.string()? {
+        "stdout" => Some(Sink::Stdout),
+        "none" | "off" => Some(Sink::Off),
+        _ => path(value, directory).map(Sink::File),
+    }
+}
+
+fn path(value: &Value<'_>, directory: &Path) -> Option<PathBuf> {
+    value.parse(|text| match text {
+        "" => Err("is not a path"),
+        text if text.contains('\0') => Err("is not a path: it has a NUL"),
+        text => Ok(directory.join(text)),
+    })
+}
+
+/// An address to listen on. Unlike one to connect to, it may be unspecified, and its port 0.
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "is not an address and port, such as 127.0.0.1:80 or [::1]:80".to_owned())?;
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => Err("has a zone ('%')".to_owned()),
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => Err(format!("has an IPv4-mapped address: write {v4}")),
+            None => Ok(address),
+        },
+        SocketAddr::V4(_) => Ok(address),
+    }
+}
+
+fn drain_timeout(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration > MAX_DRAIN_TIMEOUT {
+        return Err("is longer than 1h".to_owned());
+    }
+    Ok(duration)
+}
+
+/// A duration as in the Gateway API (GEP-2257): one to four times a whole number of at most five digits and a unit,
+/// such as `30s` or `1m30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let is_not_one = || "is not a duration, such as 30s, 500ms or 1m30s".to_owned();
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, after) = rest.split_at(digits);
+        let unit = after
+            .bytes()
+            .take_while(|byte| !byte.is_ascii_digit())
+            .count();
+        let (unit, after) = after.split_at_checked(unit).ok_or_else(is_not_one)?;
+        let number: u64 = number
+            .parse()
+            .ok()
+            .filter(|_| digits <= 5)
+            .ok_or_else(is_not_one)?;
+        total += match unit {
+            "h" => Duration::from_secs(number * 3600),
+            "m" => Duration::from_secs(number * 60),
+            "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            _ => return Err(is_not_one()),
+        };
+        rest = after;
+        if rest.is_empty() {
+            return Ok(total);
+        }
+    }
+    Err(is_not_one())
+}
+
+/// Every port of this host that the file gives to somebody.
+#[derive(Default)]
+struct Ports<'a>(Vec<Port<'a>>);
+
+struct Port<'a> {
+    address: SocketAddr,
+    owner: Owner,
+    /// Where it stands in the file, unless it is a default.
+    place: Option<Value<'a>>,
+    /// What it is called in an error of another.
+    name: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// A TCP listener of this proxy.
+    Listener,
+    /// The listener for peers: UDP, and for where that is blocked TCP as well.
+    Mesh,
+    /// The application, on TCP.
+    Tcp,
+    /// The application, on UDP.
+    Udp,
+}
+
+impl Owner {
+    /// Of a field of `listen`.
+    fn of_listener(name: &str) -> Self {
+        if name == "mesh" { Self::Mesh } else { Self::Listener }
+    }
+}
+
+impl<'a> Ports<'a> {
+    fn add(&mut self, address: SocketAddr, owner: Owner, place: Value<'a>) {
+        let name = place.path().to_owned();
+        self.0.push(Port {
+            address,
+            owner,
+            place: Some(place),
+            name,
+        });
+    }
+
+    fn add_defaults(&mut self, listen: &Listen) {
+        for (name, addresses) in listen.named() {
+            self.add_default(name, addresses);
+        }
+    }
+
+    fn add_default(&mut self, name: &str, addresses: &[SocketAddr]) {
+        let owner = Owner::of_listener(name);
+        self.0.extend(addresses.iter().map(|address| Port {
+            address: *address,
+            owner,
+            place: None,
+            name: format!("listen.{name} ({address} by default)"),
+        }));
+    }
+
+    /// Reports each port that is given away already, at whichever of the two the file says.
+    fn report_overlaps(&self) {
+        for (index, port) in self.0.iter().enumerate() {
+            let earlier = self.0.iter().take(index);
+            let Some(taken) = earlier.into_iter().find(|earlier| overlap(earlier, port)) else {
+                continue;
+            };
+            let (place, other) = match (&port.place, &taken.place) {
+                (Some(place), _) => (place, taken),
+                (None, Some(place)) => (place, port),
+                (None, None) => continue,
+            };
+            let address = if std::ptr::eq(other, taken) {
+                port.address
+            } else {
+                taken.address
+            };
+            place.error(format_args!("{address} overlaps with {}", other.name));
+        }
+    }
+}
+
+/// Whether two cannot both have their port. An IPv6 listener on the unspecified address takes IPv4 as well.
+fn overlap(left: &Port<'_>, right: &Port<'_>) -> bool {
+    use Owner::{Listener, Mesh, Tcp, Udp};
+    let share_transport = match (left.owner, right.owner) {
+        // The application's own ports were compared with each other when they were read.
+        (Tcp | Udp, Tcp | Udp) => false,
+        (Listener, Udp) | (Udp, Listener) => false,
+        (Mesh | Listener, _) | (_, Mesh | Listener) => true,
+    };
+    let covers = |wide: SocketAddr, other: SocketAddr| {
+        wide.ip().is_unspecified() && (wide.is_ipv6() || other.is_ipv4())
+    };
+    let (left, right) = (left.address, right.address);
+    share_transport
+        && left.port() == right.port()
+        && left.port() != 0
+        && (left.ip() == right.ip() || covers(left, right) || covers(right, left))
+}

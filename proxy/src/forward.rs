@@ -1,0 +1,308 @@
+//! One request of the application, from its head to its answer: route, pick, send, retry, respond.
+
+use std::{future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, task::Poll, time::Duration};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Scheme};
+use weft_transport::{
+    Error, ErrorKind, PeerKey, Processed, RequestStream,
+    h3::{Code, RequestHead, ResponseHead, fields},
+};
+
+use crate::{
+    balance,
+    body::{MeshBody, ResponseBody},
+    local::{
+        HttpVersion,
+        body::{Continue, RequestBody},
+        error::Reset,
+        headers::clean_request,
+        target::Target,
+        upgrade::PendingUpgrade,
+        websocket::{self, WebSocketKey},
+    },
+    plain,
+    respond::{self, Failure, is_grpc},
+    snapshot::{NoRoute, Reach, Route, Snapshot},
+    telemetry::Record,
+    tunnel,
+    upload::{Upload, UploadError},
+    worker::Worker,
+};
+
+/// A request that has passed this many sidecars goes round in circles.
+const MAX_HOPS: u16 = 16;
+/// Endpoints that one request is tried at, however many there are.
+const MAX_TRIES: usize = 4;
+/// How long a request waits for a stream to a peer: a dial, or room under the peer's stream limit.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the request's connection is.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) destination: Meant,
+    pub(crate) version: HttpVersion,
+}
+
+/// Where the requests of a connection go.
+#[derive(Clone, Debug)]
+pub(crate) enum Meant {
+    /// Where each says.
+    Said,
+    /// Where the connection was redirected from, whatever they say.
+    Address(SocketAddr),
+    /// To one service, whatever they say.
+    Service { host: Arc<str>, port: u16 },
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// The application went away while it sent the request: there is nobody to answer.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    caller: Caller,
+    mut request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Reset> {
+    let upgrade = PendingUpgrade::take(&mut request);
+    let (mut head, body) = request.into_parts();
+    let mut record = worker.begin_record(&head, caller.version);
+    let grpc = is_grpc(&head.headers);
+    let result = match plan(&worker, &caller, &mut head, &mut record) {
+        Ok(Plan::Request(route, target)) => exchange(&worker, caller.version, route, target, head, body, record).await,
+        Ok(Plan::WebSocket(route, target, key)) => {
+            let handshake = tunnel::Handshake { key, upgrade };
+            tunnel::websocket(&worker, route, target, head, handshake, record).await
+        }
+        Ok(Plan::Connect(route)) => tunnel::connect(&worker, route, upgrade, record).await,
+        Err(failure) => Err(Refused { failure, record }),
+    };
+    match result {
+        Ok(response) => Ok(response),
+        Err(Refused { failure: Failure::Transport(error), .. }) if is_callers_end(&error) => {
+            Err(Reset::new(h2::Reason::CANCEL))
+        }
+        Err(Refused { failure, mut record }) => {
+            record.refuse(&failure);
+            Ok(respond::to_application(&failure, grpc))
+        }
+    }
+}
+
+/// A failure, with the record of the request that it ends.
+pub(crate) struct Refused {
+    pub(crate) failure: Failure,
+    pub(crate) record: Record,
+}
+
+/// What a request asks of us.
+enum Plan {
+    Request(Route, Target),
+    WebSocket(Route, Target, WebSocketKey),
+    /// A tunnel, as a client of an HTTP proxy asks for it.
+    Connect(Route),
+}
+
+/// Reads the head, finds where it leads, and makes it fit to travel.
+fn plan(worker: &Worker, caller: &Caller, head: &mut Parts, record: &mut Record) -> Result<Plan, Failure> {
+    let snapshot = worker.snapshot();
+    let target = Target::read(head)?;
+    record.set_target(&target);
+    let route = route(&snapshot, &caller.destination, &target, &head.method)?;
+    record.set_route(&route);
+    count_hop(head)?;
+    if head.method == Method::CONNECT {
+        return Ok(Plan::Connect(route));
+    }
+    let handshake = websocket::handshake(head)?;
+    clean_request(&mut head.headers)?;
+    Ok(match handshake {
+        Some(key) => Plan::WebSocket(route, target, key),
+        None => Plan::Request(route, target),
+    })
+}
+
+/// CONNECT always says where it leads; other requests may be on a connection that has said so already.
+fn route(snapshot: &Snapshot, meant: &Meant, target: &Target, method: &Method) -> Result<Route, Failure> {
+    match meant {
+        Meant::Address(address) if *method != Method::CONNECT => return Ok(snapshot.by_address(*address)?),
+        Meant::Service { host, port } if *method != Method::CONNECT => {
+            return Ok(snapshot.by_host(host, Some(*port))?);
+        }
+        Meant::Said | Meant::Address(_) | Meant::Service { .. } => {}
+    }
+    let authority = target.authority.as_ref().ok_or(NoRoute::NoDestination)?;
+    Ok(snapshot.by_host(authority.host(), authority.port_u16())?)
+}
+
+/// One more sidecar on the way of this request.
+fn count_hop(head: &mut Parts) -> Result<(), Failure> {
+    let hops = match head.headers.get(fields::WEFT_HOPS) {
+        None => 0,
+        Some(value) => {
+            let hops = value.to_str().ok().and_then(|text| text.parse::<u16>().ok());
+            hops.ok_or(Failure::BadField("weft-hops"))?
+        }
+    };
+    if hops >= MAX_HOPS {
+        return Err(Failure::Loop);
+    }
+    head.headers.insert(fields::WEFT_HOPS, HeaderValue::from(hops + 1));
+    Ok(())
+}
+
+/// Sends the request to the backend, at another endpoint as long as that is safe, and returns its answer.
+async fn exchange(
+    worker: &Rc<Worker>,
+    version: HttpVersion,
+    route: Route,
+    target: Target,
+    head: Parts,
+    body: RequestBody,
+    mut record: Record,
+) -> Result<Response<ResponseBody>, Refused> {
+    let mut head = mesh_head(version, &route, target, head);
+    let mut upload = Upload::new(body);
+    let backend = match route {
+        Route::Backend(backend) => backend,
+        Route::External(address) => return plain::call(worker, address, version, head, upload, record).await,
+    };
+    let mut expects = upload.body_mut().take_continue();
+    let mut tried: Vec<Arc<str>> = Vec::new();
+    loop {
+        let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
+            let none = Failure::NoEndpoint { unmeshed: backend.unmeshed_denied };
+            return Err(Refused { failure: record.last_failure().unwrap_or(none), record });
+        };
+        record.set_endpoint(&endpoint);
+        let in_flight = endpoint.load.begin();
+        let peer = match &endpoint.reach {
+            Reach::Mesh(peer) => peer,
+            Reach::Plain(address) => {
+                return plain::call(worker, *address, version, head, upload, record).await;
+            }
+        };
+        head.headers.insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
+        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects).await {
+            Ok((stream, answer)) => match refusal(&answer) {
+                None => {
+                    record.on_answer(answer.status, Some(in_flight), upload.sent());
+                    record.on_fields(&answer.headers);
+                    return Ok(respond_with(stream, answer, upload, record).await);
+                }
+                Some(reason) => Failure::Unprocessed(reason),
+            },
+            Err(error) => Failure::Transport(error),
+        };
+        tried.push(endpoint.uid.clone());
+        if !may_retry(&failure, tried.len()) || !upload.can_restart() {
+            return Err(Refused { failure, record });
+        }
+        record.on_retry(failure);
+        upload.restart();
+    }
+}
+
+/// Only what is proved unprocessed goes to another endpoint, whatever the method.
+pub(crate) fn may_retry(failure: &Failure, tries: usize) -> bool {
+    let unprocessed = match failure {
+        Failure::Transport(error) => error.processed() == Processed::No,
+        Failure::Unprocessed(_) => true,
+        _ => false,
+    };
+    unprocessed && tries < MAX_TRIES
+}
+
+/// The peer's sidecar says that its application saw nothing: its reason.
+pub(crate) fn refusal(answer: &ResponseHead) -> Option<String> {
+    let reason = answer.headers.get(fields::WEFT_UNPROCESSED)?;
+    Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
+}
+
+/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along.
+async fn attempt(
+    worker: &Worker,
+    peer: &PeerKey,
+    head: &RequestHead,
+    upload: &mut Upload,
+    expects: &mut Option<Continue>,
+) -> Result<(RequestStream, ResponseHead), Error> {
+    let mut stream = open_stream(worker, peer).await?;
+    stream.queue_request(head)?;
+    let answer = poll_fn(|cx| {
+        if !upload.is_done() {
+            match upload.poll(&mut stream.send, cx) {
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(UploadError::Application)) => return Poll::Ready(Err(callers_end())),
+                // The answer, or its absence, tells more than the end of our sending.
+                Poll::Ready(Err(UploadError::Peer(_))) => upload.stop(),
+            }
+        }
+        loop {
+            return match stream.recv.poll_response_head(cx) {
+                Poll::Ready(Ok(interim)) if interim.is_interim() => {
+                    if interim.status == StatusCode::CONTINUE
+                        && let Some(expects) = expects.take()
+                    {
+                        expects.send();
+                    }
+                    continue;
+                }
+                other => other,
+            };
+        }
+    });
+    let answer = answer.await;
+    match answer {
+        Ok(answer) => Ok((stream, answer)),
+        Err(error) => {
+            stream.send.reset(Code::H3_REQUEST_CANCELLED);
+            Err(error)
+        }
+    }
+}
+
+/// A stream to `peer`, within the time that a request may wait for one.
+pub(crate) async fn open_stream(worker: &Worker, peer: &PeerKey) -> Result<RequestStream, Error> {
+    let stream = tokio::time::timeout(STREAM_TIMEOUT, worker.pool.stream(peer));
+    stream.await.unwrap_or_else(|_| Err(ErrorKind::StreamLimit.into()))
+}
+
+/// What stands for "the application went away" among the errors of an attempt.
+fn callers_end() -> Error {
+    ErrorKind::Closed.into()
+}
+
+fn is_callers_end(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Closed)
+}
+
+async fn respond_with(
+    mut stream: RequestStream,
+    answer: ResponseHead,
+    upload: Upload,
+    mut record: Record,
+) -> Response<ResponseBody> {
+    let ended = poll_fn(|cx| Poll::Ready(stream.recv.poll_ended(cx))).await.unwrap_or(false);
+    let upload = (!upload.is_done()).then(|| upload.spawn(stream.send));
+    if ended {
+        record.complete();
+    }
+    let mut response = Response::new(ResponseBody::Mesh(Box::new(MeshBody::new(stream.recv, ended, upload, record))));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    response
+}
+
+/// The head as it travels.
+pub(crate) fn mesh_head(version: HttpVersion, route: &Route, target: Target, head: Parts) -> RequestHead {
+    let mut headers = head.headers;
+    headers.insert(fields::WEFT_PROTOCOL, HeaderValue::from_static(version.as_str()));
+    RequestHead {
+        method: head.method,
+        scheme: Some(Scheme::HTTP),
+        authority: Some(target.authority.unwrap_or_else(|| route.authority())),
+        path: target.path,
+        protocol: None,
+        headers,
+    }
+}

@@ -1,0 +1,461 @@
+//! One request from the mesh, from its head to the application's answer: check, authorize, call, answer.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri, uri::Scheme};
+use http_body::Body;
+use hyper::body::Incoming as AppResponse;
+use weft_proto::{SpiffeId, model::AppProtocol};
+use weft_transport::{
+    Error, ErrorKind, Incoming, RecvStream, RequestStream, SendStream, TunnelError, copy_tunnel,
+    h3::{Code, Protocol, RequestHead, ResponseHead, fields},
+};
+
+use crate::{
+    authorize::authorize,
+    body::InboundBody,
+    local::{
+        HttpVersion,
+        body::{expects_continue, on_continue},
+        headers::{clean_response, clean_trailers},
+        io::LocalStream,
+        pool::{AppPool, UpgradeAnswer},
+        target::HeadError,
+        websocket::{self, WebSocketKey},
+    },
+    respond::{self, Failure, is_grpc},
+    snapshot::{InboundPort, Snapshot},
+    telemetry::Record,
+    worker::Worker,
+};
+
+/// Serves one stream of a peer.
+pub(crate) async fn serve(worker: Rc<Worker>, incoming: Incoming) {
+    let Incoming { caller, remote, mut stream } = incoming;
+    let mut record = worker.begin_inbound(&caller, remote);
+    let head = match read_head(&worker, &mut stream).await {
+        Ok(head) => head,
+        Err(error) => return on_bad_head(stream, &error, record).await,
+    };
+    record.set_head(&head);
+    let grpc = is_grpc(&head.headers);
+    let snapshot = worker.snapshot();
+    let answered = match plan(&snapshot, &caller, &head) {
+        Ok(plan) => carry_out(&worker, plan, head, &caller, stream, &mut record).await,
+        Err(failure) => Err(Unanswered { failure, send: stream.send }),
+    };
+    if let Err(Unanswered { failure, mut send }) = answered {
+        record.refuse(&failure);
+        answer(&mut send, &failure, grpc).await;
+    }
+}
+
+/// A request that ends with an answer of our own.
+struct Unanswered {
+    failure: Failure,
+    send: SendStream,
+}
+
+/// What a request asks of the application.
+enum Plan {
+    Request(InboundPort, HttpVersion),
+    WebSocket(InboundPort),
+    Tcp(InboundPort),
+}
+
+/// Everything that is checked before the application hears of the request. Nothing here waits.
+fn plan(snapshot: &Snapshot, caller: &SpiffeId, head: &RequestHead) -> Result<Plan, Failure> {
+    let inbound = &snapshot.inbound;
+    let is_tcp = head.is_connect() && head.protocol.is_none();
+    let wanted = if is_tcp { connect_port(snapshot, head)? } else { number_field(head, fields::WEFT_PORT)? };
+    let port = inbound.port(wanted).map_err(Failure::NoPort)?.clone();
+    if port.protocol == AppProtocol::Udp {
+        return Err(Failure::Unsupported("a request to a UDP port"));
+    }
+    authorize(inbound, caller).map_err(|denied| Failure::Denied(denied.rule))?;
+    Ok(match head.protocol {
+        None if is_tcp => Plan::Tcp(port),
+        None => {
+            let version = version(head, &port)?;
+            Plan::Request(port, version)
+        }
+        Some(Protocol::WebSocket) => Plan::WebSocket(port),
+        Some(Protocol::ConnectUdp) => return Err(Failure::Unsupported("UDP")),
+    })
+}
+
+/// CONNECT names this workload, by its own address or name, and a port. Nothing is resolved: a peer never chooses
+/// an address.
+fn connect_port(snapshot: &Snapshot, head: &RequestHead) -> Result<Option<u16>, Failure> {
+    let authority = head.authority.as_ref().ok_or(Failure::NotHere)?;
+    let port = authority.port_u16().ok_or(Failure::NotHere)?;
+    if !snapshot.inbound.is_named(authority.host()) {
+        return Err(Failure::NotHere);
+    }
+    Ok(Some(port))
+}
+
+fn number_field(head: &RequestHead, name: http::HeaderName) -> Result<Option<u16>, Failure> {
+    let mut values = head.headers.get_all(&name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    // Digits alone: `+80` and ` 80` are other spellings that someone else may read otherwise.
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match (digits.and_then(|text| text.parse().ok()), values.next()) {
+        (Some(number), None) => Ok(Some(number)),
+        _ => Err(Failure::BadField("weft-port")),
+    }
+}
+
+/// How the application is called: as the caller spoke, else as the port says, else HTTP/1.1.
+fn version(head: &RequestHead, port: &InboundPort) -> Result<HttpVersion, Failure> {
+    match head.headers.get(&fields::WEFT_PROTOCOL) {
+        Some(value) => HttpVersion::parse(value.as_bytes()).ok_or(Failure::BadField("weft-protocol")),
+        None => Ok(match port.protocol {
+            AppProtocol::Http2 | AppProtocol::Grpc => HttpVersion::Http2,
+            _ => HttpVersion::Http1,
+        }),
+    }
+}
+
+async fn carry_out(
+    worker: &Worker,
+    plan: Plan,
+    mut head: RequestHead,
+    caller: &SpiffeId,
+    stream: RequestStream,
+    record: &mut Record,
+) -> Result<(), Unanswered> {
+    set_mesh_fields(&mut head.headers, caller);
+    match plan {
+        Plan::Request(port, version) => request(worker, &port, version, head, stream, record).await,
+        Plan::WebSocket(port) => websocket(worker, &port, head, stream, record).await,
+        Plan::Tcp(port) => tcp(worker, &port, stream, record).await,
+    }
+}
+
+/// The application sees who calls, from TLS, and how far the request has come; nothing else of ours.
+fn set_mesh_fields(headers: &mut HeaderMap, caller: &SpiffeId) {
+    for name in [fields::WEFT_PORT, fields::WEFT_PROTOCOL, fields::WEFT_TIMEOUT, fields::WEFT_ERROR, fields::WEFT_UNPROCESSED]
+    {
+        headers.remove(name);
+    }
+    match HeaderValue::try_from(caller.as_str()) {
+        Ok(value) => headers.insert(fields::WEFT_CALLER, value),
+        // A SPIFFE ID is ASCII; never let another caller's claim stand in its place.
+        Err(_) => headers.remove(fields::WEFT_CALLER),
+    };
+}
+
+/// An HTTP request: to the application and back.
+async fn request(
+    worker: &Worker,
+    port: &InboundPort,
+    version: HttpVersion,
+    head: RequestHead,
+    stream: RequestStream,
+    record: &mut Record,
+) -> Result<(), Unanswered> {
+    let RequestStream { mut send, recv } = stream;
+    let received = Rc::new(Cell::new(0));
+    let method = head.method.clone();
+    let expects = expects_continue(&head.headers);
+    let mut request = match app_request(recv, head, received.clone()).await {
+        Ok(request) => request,
+        Err(failure) => return Err(Unanswered { failure, send }),
+    };
+    let continued = expects.then(|| on_continue(&mut request));
+    send.mark_processed();
+    let response = tokio::select! {
+        biased;
+        response = worker.apps.send(port.address, version, request) => Some(response),
+        // A caller that gave up must not keep the application busy.
+        () = beside(&mut send, continued) => None,
+    };
+    let response = match response {
+        Some(Ok(response)) => response,
+        Some(Err(error)) => return Err(Unanswered { failure: Failure::Application(error), send }),
+        None => {
+            record.fail("caller_cancelled");
+            return Ok(());
+        }
+    };
+    let sent = send_response(&mut send, &method, response, record).await;
+    record.add_received(received.get());
+    finish(sent, send, record)
+}
+
+/// While the application works: passes its 100 on, and resolves when the caller gives up.
+async fn beside(send: &mut SendStream, continued: Option<impl Future<Output = bool>>) {
+    if let Some(continued) = continued
+        && continued.await
+        && send.queue_response(&ResponseHead::new(StatusCode::CONTINUE)).is_ok()
+        && send.flush().await.is_err()
+    {
+        return;
+    }
+    poll_fn(|cx| send.poll_stopped(cx)).await;
+}
+
+async fn app_request(
+    mut recv: RecvStream,
+    head: RequestHead,
+    received: Rc<Cell<u64>>,
+) -> Result<Request<InboundBody>, Failure> {
+    let ended = poll_fn(|cx| Poll::Ready(recv.poll_ended(cx))).await.map_err(Failure::Transport)?;
+    let mut request = Request::new(InboundBody::new(recv, ended, received));
+    *request.method_mut() = head.method;
+    *request.uri_mut() = app_uri(head.authority, head.path)?;
+    *request.headers_mut() = head.headers;
+    Ok(request)
+}
+
+fn app_uri(authority: Option<uri::Authority>, path: Option<uri::PathAndQuery>) -> Result<Uri, Failure> {
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = authority;
+    parts.path_and_query = path;
+    Uri::from_parts(parts).map_err(|_| Failure::BadField(":path"))
+}
+
+/// Notes how the sending of an answer ended. Dropping an unfinished stream resets it: what was sent does not look
+/// complete.
+fn finish(sent: Result<(), SendError>, send: SendStream, record: &mut Record) -> Result<(), Unanswered> {
+    match sent {
+        Ok(()) => record.complete(),
+        Err(SendError::Head(failure)) => return Err(Unanswered { failure, send }),
+        Err(SendError::Application) => record.fail("application_closed"),
+        Err(SendError::Caller(error)) => record.fail(error.reason()),
+    }
+    Ok(())
+}
+
+enum SendError {
+    /// Before anything was sent.
+    Head(Failure),
+    Application,
+    Caller(Error),
+}
+
+async fn send_response(
+    send: &mut SendStream,
+    method: &Method,
+    response: Response<AppResponse>,
+    record: &mut Record,
+) -> Result<(), SendError> {
+    let (mut parts, mut body) = response.into_parts();
+    clean_response(&mut parts.headers).map_err(|error| SendError::Head(Failure::BadResponse(error)))?;
+    let status = parts.status;
+    let head = ResponseHead { status, headers: parts.headers };
+    send.queue_response(&head).map_err(|error| SendError::Head(Failure::Transport(error)))?;
+    record.set_status(status);
+    record.on_fields(&head.headers);
+    if *method == Method::HEAD || body.is_end_stream() {
+        send.queue_end().map_err(SendError::Caller)?;
+        return send.flush().await.map_err(SendError::Caller);
+    }
+    let mut ended = false;
+    while !ended {
+        // The head waits for the first piece of content, if that is there already: one datagram for both.
+        match next_frame(&mut body, send).await? {
+            None => ended = true,
+            Some(Ok(data)) => {
+                record.add_sent(data.len() as u64);
+                send.queue_data(data).map_err(SendError::Caller)?;
+                ended = body.is_end_stream();
+            }
+            Some(Err(mut trailers)) => {
+                clean_trailers(&mut trailers);
+                record.on_fields(&trailers);
+                if !trailers.is_empty() {
+                    send.queue_trailers(&trailers).map_err(SendError::Caller)?;
+                }
+                ended = true;
+            }
+        }
+        if ended {
+            send.queue_end().map_err(SendError::Caller)?;
+        }
+        send.flush().await.map_err(SendError::Caller)?;
+    }
+    Ok(())
+}
+
+/// The next piece of content, or trailers; while there is none, sends what is queued.
+async fn next_frame(
+    body: &mut AppResponse,
+    send: &mut SendStream,
+) -> Result<Option<Result<Bytes, HeaderMap>>, SendError> {
+    poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+        Poll::Ready(None) => Poll::Ready(Ok(None)),
+        Poll::Ready(Some(Err(_))) => Poll::Ready(Err(SendError::Application)),
+        Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Some(
+            frame.into_data().map_err(|frame| frame.into_trailers().unwrap_or_default()),
+        ))),
+        Poll::Pending => match send.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(SendError::Caller(error))),
+            // Nothing to send: then a caller that gives up is noticed here.
+            Poll::Ready(Ok(())) => send.poll_stopped(cx).map(|()| {
+                Err(SendError::Caller(ErrorKind::Closed.into()))
+            }),
+            Poll::Pending => Poll::Pending,
+        },
+    })
+    .await
+}
+
+/// An extended CONNECT becomes a WebSocket handshake with the application (RFC 9220).
+async fn websocket(
+    worker: &Worker,
+    port: &InboundPort,
+    head: RequestHead,
+    stream: RequestStream,
+    record: &mut Record,
+) -> Result<(), Unanswered> {
+    let RequestStream { mut send, mut recv } = stream;
+    let Ok(_slot) = send.admit_tunnel() else { return Err(Unanswered { failure: Failure::TunnelLimit, send }) };
+    let (key, request) = match handshake(head) {
+        Ok(handshake) => handshake,
+        Err(failure) => return Err(Unanswered { failure, send }),
+    };
+    send.mark_processed();
+    recv.mark_processed();
+    let switched = match worker.apps.upgrade(port.address, request).await {
+        Ok(UpgradeAnswer::Switched(parts, application)) => switched(&key, parts.headers).map(|head| (head, application)),
+        Ok(UpgradeAnswer::Declined(response)) => {
+            let sent = send_response(&mut send, &Method::GET, response, record).await;
+            return finish(sent, send, record);
+        }
+        Err(error) => Err(Failure::Application(error)),
+    };
+    match switched {
+        Ok((head, application)) => accept_tunnel(RequestStream { send, recv }, &head, application, None, record).await,
+        Err(failure) => Err(Unanswered { failure, send }),
+    }
+}
+
+fn handshake(head: RequestHead) -> Result<(WebSocketKey, Request<InboundBody>), Failure> {
+    let key = WebSocketKey::generate();
+    let mut request = Request::new(InboundBody::default());
+    *request.uri_mut() = app_uri(head.authority, head.path)?;
+    *request.headers_mut() = head.headers;
+    request.headers_mut().remove(header::CONTENT_LENGTH);
+    key.add_to_request(request.headers_mut());
+    Ok((key, request))
+}
+
+fn switched(key: &WebSocketKey, mut headers: HeaderMap) -> Result<ResponseHead, Failure> {
+    if !key.is_answered_by(&headers) {
+        return Err(Failure::BadResponse(HeadError::WebSocket));
+    }
+    websocket::remove_handshake(&mut headers);
+    clean_response(&mut headers).map_err(Failure::BadResponse)?;
+    Ok(ResponseHead { status: StatusCode::OK, headers })
+}
+
+/// CONNECT becomes a TCP connection to the application.
+async fn tcp(
+    worker: &Worker,
+    port: &InboundPort,
+    mut stream: RequestStream,
+    record: &mut Record,
+) -> Result<(), Unanswered> {
+    let Ok(_slot) = stream.send.admit_tunnel() else {
+        return Err(Unanswered { failure: Failure::TunnelLimit, send: stream.send });
+    };
+    match worker.app_connector.connect(port.address).await {
+        Ok(application) => {
+            stream.mark_processed();
+            let spare = Some((&worker.apps, port.address));
+            accept_tunnel(stream, &ResponseHead::new(StatusCode::OK), application, spare, record).await
+        }
+        Err(error) => Err(Unanswered { failure: Failure::Application(error), send: stream.send }),
+    }
+}
+
+/// Says that the tunnel is open, and carries its bytes to their end.
+///
+/// The caller opens a tunnel before it knows that it needs one, where the server may speak first. If it turns out
+/// to be HTTP it abandons the tunnel, in which nothing has passed: the connection to the application is as good as
+/// new, goes to `spare`, and nothing is told of the tunnel.
+async fn accept_tunnel(
+    mut stream: RequestStream,
+    head: &ResponseHead,
+    mut application: LocalStream,
+    spare: Option<(&AppPool<InboundBody>, SocketAddr)>,
+    record: &mut Record,
+) -> Result<(), Unanswered> {
+    if let Err(error) = stream.send.queue_response(head) {
+        return Err(Unanswered { failure: Failure::Transport(error), send: stream.send });
+    }
+    record.set_status(head.status);
+    record.on_tunnel();
+    let end = copy_tunnel(&mut application, stream).await;
+    record.add_sent(end.sent);
+    record.add_received(end.received);
+    match end.error {
+        None => record.complete(),
+        Some(TunnelError::Application(_)) => record.fail("application_closed"),
+        Some(TunnelError::Peer(error)) => {
+            record.fail(error.reason());
+            match spare {
+                Some((apps, address)) if end.sent == 0 && end.received == 0 && is_abandoned(&error) => {
+                    record.mute();
+                    apps.adopt(address, application);
+                }
+                _ => application.reset(),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_abandoned(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Reset(code) if *code == Code::H3_REQUEST_CANCELLED)
+}
+
+async fn read_head(worker: &Worker, stream: &mut RequestStream) -> Result<RequestHead, Error> {
+    let timeout = worker.transport_config.head_timeout;
+    match tokio::time::timeout(timeout, stream.request_head()).await {
+        Ok(head) => head,
+        Err(_) => Err(ErrorKind::StreamLimit.into()),
+    }
+}
+
+/// Answers a head that breaks HTTP/3 where an answer is possible, and resets the stream.
+async fn on_bad_head(mut stream: RequestStream, error: &Error, mut record: Record) {
+    let failure = match error.kind() {
+        ErrorKind::Malformed(error) if error.status().is_some() => Failure::Malformed(*error),
+        ErrorKind::TooLarge => Failure::Malformed(weft_transport::h3::H3Error::FieldSectionTooLarge),
+        _ => return record.fail(error.reason()),
+    };
+    record.refuse(&failure);
+    answer(&mut stream.send, &failure, false).await;
+}
+
+/// The mesh's own answer. If it can't be sent, the reset of the stream says as much.
+async fn answer(send: &mut SendStream, failure: &Failure, grpc: bool) {
+    if send.head_queued() {
+        return;
+    }
+    let (head, text) = respond::to_peer(failure, grpc);
+    let sent: Result<(), Error> = async {
+        send.queue_response(&head)?;
+        if let Some(text) = text {
+            send.queue_data(text)?;
+        }
+        send.queue_end()?;
+        send.flush().await
+    }
+    .await;
+    if let Err(error) = sent {
+        tracing::debug!(%error, reason = failure.reason(), "could not answer");
+    }
+}

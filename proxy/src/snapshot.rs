@@ -1,0 +1,264 @@
+//! What this proxy knows of the mesh: made whole by [`compile`](crate::compile), never changed, read once by each
+//! request.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use http::uri::Authority;
+use rustc_hash::FxHashMap;
+use weft_proto::{
+    SpiffeId,
+    model::{AppProtocol, Authorization, Egress, InboundMode, MeshConfig},
+};
+use weft_transport::PeerKey;
+
+/// The whole of it.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// Counts publications; for operators.
+    pub(crate) generation: u64,
+    pub(crate) config: MeshConfig,
+    /// Where a destination address leads: cluster IPs and workload addresses.
+    pub(super) by_address: FxHashMap<SocketAddr, Arc<Backend>>,
+    /// The ports of a service, by `name.namespace`.
+    pub(super) by_name: FxHashMap<Box<str>, Vec<Arc<Backend>>>,
+    /// The namespace in which a name without one is looked up.
+    pub(super) namespace: Box<str>,
+    pub(crate) inbound: Inbound,
+}
+
+/// A port of a service, or of one workload, that requests are sent to.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// `NAMESPACE/NAME` of the service, or the uid of the workload.
+    pub(crate) name: Arc<str>,
+    /// The port that callers use.
+    pub(crate) port: u16,
+    pub(crate) protocol: AppProtocol,
+    /// Those that may be used. Empty: there is none now.
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// Endpoints left out because they have no sidecar and the mesh does not allow that.
+    pub(crate) unmeshed_denied: usize,
+}
+
+/// One workload's port behind a backend.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) uid: Arc<str>,
+    /// The port at the workload.
+    pub(crate) port: u16,
+    pub(crate) reach: Reach,
+    /// Facts that outlive a snapshot.
+    pub(crate) load: Arc<Load>,
+}
+
+/// How an endpoint is reached.
+#[derive(Debug)]
+pub(crate) enum Reach {
+    /// Through its sidecar.
+    Mesh(PeerKey),
+    /// In the clear: it has none, and the mesh allows that.
+    Plain(SocketAddr),
+}
+
+/// What is under way at an endpoint, from all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    in_flight: AtomicU32,
+}
+
+/// Counts as in flight until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Load>);
+
+/// What this proxy takes for its own application.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) identity: SpiffeId,
+    pub(crate) mode: InboundMode,
+    pub(crate) authorization: Authorization,
+    pub(crate) ports: Vec<InboundPort>,
+    /// What a CONNECT may call this workload, without port: its address, and its names.
+    pub(crate) names: Vec<Box<str>>,
+}
+
+/// A declared port of the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InboundPort {
+    pub(crate) port: u16,
+    pub(crate) protocol: AppProtocol,
+    /// Where the application listens.
+    pub(crate) address: SocketAddr,
+}
+
+/// Where a request or connection leads.
+#[derive(Clone, Debug)]
+pub(crate) enum Route {
+    /// Into the mesh.
+    Backend(Arc<Backend>),
+    /// Out of it, as it is.
+    External(SocketAddr),
+}
+
+/// Why a destination leads nowhere. The variants are label values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoRoute {
+    #[error("no service or workload of the mesh has this address and port")]
+    UnknownInMesh,
+    #[error("the destination is outside the mesh, and egress is denied")]
+    EgressDenied,
+    #[error("no service of this name is known")]
+    UnknownName,
+    #[error("the service has no such port")]
+    UnknownPort,
+    #[error("the service has several ports: name one")]
+    AmbiguousPort,
+    #[error("the request names no destination")]
+    NoDestination,
+}
+
+impl NoRoute {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::UnknownInMesh => "unknown_in_mesh",
+            Self::EgressDenied => "egress_denied",
+            Self::UnknownName => "unknown_service",
+            Self::UnknownPort => "unknown_port",
+            Self::AmbiguousPort => "ambiguous_port",
+            Self::NoDestination => "no_destination",
+        }
+    }
+}
+
+impl Snapshot {
+    /// Every destination by which a request can reach a backend, for operators.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = (String, &Backend)> {
+        let addresses = self.by_address.iter().map(|(address, backend)| (address.to_string(), &**backend));
+        let names = self.by_name.iter().flat_map(|(name, ports)| {
+            ports.iter().map(move |backend| (format!("{name}:{}", backend.port), &**backend))
+        });
+        addresses.chain(names)
+    }
+
+    /// Where an address leads: a service, then one workload, then out of the mesh if it is outside. An address
+    /// that belongs to the mesh and is not known is refused: it must never be reached in the clear.
+    pub(crate) fn by_address(&self, destination: SocketAddr) -> Result<Route, NoRoute> {
+        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        if let Some(backend) = self.by_address.get(&destination) {
+            return Ok(Route::Backend(backend.clone()));
+        }
+        if self.config.contains(destination.ip()) {
+            return Err(NoRoute::UnknownInMesh);
+        }
+        match self.config.egress {
+            Egress::Allow => Ok(Route::External(destination)),
+            Egress::Deny => Err(NoRoute::EgressDenied),
+        }
+    }
+
+    /// Where a host name leads, as an application writes it: `web`, `web.default`, `web.default.svc`,
+    /// `web.default.svc.cluster.local`, or an address. `host` is in lower case.
+    pub(crate) fn by_host(&self, host: &str, port: Option<u16>) -> Result<Route, NoRoute> {
+        if let Some(ip) = address(host) {
+            return self.by_address(SocketAddr::new(ip, port.unwrap_or(HTTP_PORT)));
+        }
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let host = [".svc.cluster.local", ".svc"].iter().find_map(|suffix| host.strip_suffix(suffix)).unwrap_or(host);
+        let ports = match host.contains('.') {
+            true => self.by_name.get(host),
+            false => self.by_name.get(format!("{host}.{}", self.namespace).as_str()),
+        };
+        let ports = ports.ok_or(NoRoute::UnknownName)?;
+        select_port(ports, port).map(|backend| Route::Backend(backend.clone()))
+    }
+}
+
+/// What a URL of scheme `http` means without a port.
+const HTTP_PORT: u16 = 80;
+
+/// The named port; without one that of HTTP, or the only one there is.
+fn select_port(ports: &[Arc<Backend>], port: Option<u16>) -> Result<&Arc<Backend>, NoRoute> {
+    let find = |number| ports.iter().find(|backend| backend.port == number);
+    match (port, ports) {
+        (Some(number), _) => find(number).ok_or(NoRoute::UnknownPort),
+        (None, [only]) => Ok(only),
+        (None, _) => find(HTTP_PORT).ok_or(NoRoute::AmbiguousPort),
+    }
+}
+
+fn address(host: &str) -> Option<IpAddr> {
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).parse().ok()
+}
+
+impl Route {
+    /// What the request is for, where it does not say so itself.
+    pub(crate) fn authority(&self) -> Authority {
+        let text = match self {
+            Self::Backend(backend) => {
+                // NAMESPACE/NAME, as it is called: NAME.NAMESPACE.
+                let name = backend.name.split_once('/').map(|(namespace, name)| format!("{name}.{namespace}"));
+                format!("{}:{}", name.as_deref().unwrap_or(&backend.name), backend.port)
+            }
+            Self::External(address) => address.to_string(),
+        };
+        Authority::try_from(text).unwrap_or_else(|_| Authority::from_static("unknown"))
+    }
+}
+
+impl Endpoint {
+    /// The identity that it must prove; none in the clear.
+    pub(crate) fn identity(&self) -> Option<&SpiffeId> {
+        match &self.reach {
+            Reach::Mesh(peer) => Some(&peer.identity),
+            Reach::Plain(_) => None,
+        }
+    }
+}
+
+impl Load {
+    /// Requests and tunnels under way.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Relaxed);
+        InFlight(self.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Inbound {
+    /// The declared port that a request asks for; the only one if it asks for none.
+    pub(crate) fn port(&self, wanted: Option<u16>) -> Result<&InboundPort, NoPort> {
+        match (wanted, self.ports.as_slice()) {
+            (Some(wanted), ports) => ports.iter().find(|port| port.port == wanted).ok_or(NoPort::Undeclared),
+            (None, [only]) => Ok(only),
+            (None, _) => Err(NoPort::Missing),
+        }
+    }
+
+    /// Whether a CONNECT to `host` means this workload.
+    pub(crate) fn is_named(&self, host: &str) -> bool {
+        self.names.iter().any(|name| **name == *host)
+    }
+}
+
+/// Why a request reaches no port of the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPort {
+    /// It asks for one that is not declared.
+    Undeclared,
+    /// It asks for none, and there is not just one.
+    Missing,
+}

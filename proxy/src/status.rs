@@ -1,0 +1,275 @@
+//! What an operator sees of a running proxy, and the metrics that are read when someone looks.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
+
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, PeerKey, TransportStats};
+
+use crate::{
+    admin::{self, Pages, Questions, Readiness, Report, Workers},
+    config::Config,
+    documents::Documents,
+    drain::Drain,
+    identity::Identity,
+    metrics::{Metrics, PathFigures, TransportFigures, UPKEEP},
+    snapshot::{Backend, Reach, Snapshot},
+    worker::Worker,
+};
+
+/// Everything that the pages are made of.
+#[derive(Clone)]
+pub(crate) struct Status {
+    pub(crate) identity: Identity,
+    pub(crate) documents: Documents,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) drain: Drain,
+    pub(crate) stats: Arc<TransportStats>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// UDP ports of this proxy's mesh listeners.
+    pub(crate) mesh_ports: Vec<u16>,
+}
+
+/// The pages, served until this is dropped.
+pub(crate) struct Served(Vec<JoinHandle<io::Result<()>>>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// The questions for so many workers, and how to ask them.
+pub(crate) fn questions(workers: u8) -> (Workers<Report>, Vec<Questions<Report>>) {
+    Workers::new(workers.into())
+}
+
+/// A listener of the pages can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("TCP {address}: {source}")]
+pub(crate) struct PageError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl Status {
+    /// Serves admin and metrics.
+    ///
+    /// # Errors
+    /// An address can't be bound.
+    pub(crate) async fn serve(self, config: &Config, workers: Workers<Report>) -> Result<Served, PageError> {
+        let pages = self.pages(workers);
+        let mut served = Served(Vec::new());
+        for address in &config.listen.admin {
+            let listener = bind(*address).await?;
+            served.0.push(tokio::spawn(admin::serve(listener, admin::admin(pages.clone()))));
+        }
+        for address in &config.listen.metrics {
+            let listener = bind(*address).await?;
+            served.0.push(tokio::spawn(admin::serve(listener, admin::metrics(pages.clone()))));
+        }
+        let metrics = pages.metrics;
+        served.0.push(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(UPKEEP);
+            loop {
+                ticks.tick().await;
+                metrics.upkeep();
+            }
+        }));
+        Ok(served)
+    }
+
+    fn pages(self, workers: Workers<Report>) -> Pages {
+        let metrics = self.metrics.clone();
+        let status = Arc::new(self);
+        let (ready, snapshot, refresh) = (status.clone(), status.clone(), status);
+        Pages {
+            ready: Arc::new(move || ready.readiness()),
+            snapshot: Arc::new(move || snapshot.snapshot()),
+            workers,
+            metrics,
+            refresh: Arc::new(move |metrics| refresh.refresh(metrics)),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let svid = self.identity.credentials.borrow().svid().clone();
+        let now = SystemTime::now();
+        if self.drain.has_begun() {
+            Readiness::NotReady("draining")
+        } else if now >= svid.not_after() {
+            Readiness::NotReady("the certificate of this workload has expired")
+        } else if now < svid.not_before() {
+            Readiness::NotReady("the certificate of this workload is not valid yet")
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    fn snapshot(&self) -> Value {
+        let snapshot = self.snapshots.borrow().clone();
+        let svid = self.identity.credentials.borrow().svid().clone();
+        json!({
+            "generation": snapshot.generation,
+            "problems": {
+                "documents": *self.documents.problem.borrow(),
+                "identity": *self.identity.problem.borrow(),
+            },
+            "identity": { "spiffeId": svid.id().as_str(), "notAfter": seconds(svid.not_after()) },
+            "mesh": mesh(&snapshot),
+            "inbound": inbound(&snapshot),
+            "backends": snapshot.backends().map(|(destination, backend)| show(&destination, backend)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn refresh(&self, metrics: &Metrics) {
+        let stats = &self.stats;
+        let failures = HandshakeFailure::ALL.iter().zip(&stats.handshake_failures);
+        metrics.set_transport(&TransportFigures {
+            from_peers: stats.connections_inbound.get(),
+            to_peers: stats.connections_outbound.get(),
+            handshakes: stats.handshakes.get(),
+            handshakes_failed: failures.map(|(failure, count)| (failure.label(), count.get())).collect(),
+            sent: (stats.datagrams_sent.get(), stats.send_calls.get()),
+            received: (stats.datagrams_received.get(), stats.receive_calls.get()),
+            drops: udp_drops(&self.mesh_ports),
+        });
+        metrics.set_svid_not_after(self.identity.credentials.borrow().svid().not_after());
+    }
+}
+
+/// What one worker tells of itself, when it is asked.
+pub(crate) fn reporter(
+    index: u8,
+    worker: &Rc<Worker>,
+    listeners: &[Listener],
+) -> impl AsyncFn() -> Report + use<> {
+    let worker = worker.clone();
+    let views: Vec<_> = listeners.iter().map(Listener::view).collect();
+    async move || {
+        let mut report = Report::default();
+        for (peer, info) in worker.pool.connections() {
+            report.add(index, Some(&peer), &info);
+        }
+        for view in &views {
+            for info in view.connections().await {
+                report.add(index, None, &info);
+            }
+        }
+        report
+    }
+}
+
+impl Report {
+    fn add(&mut self, worker: u8, peer: Option<&PeerKey>, info: &ConnectionInfo) {
+        self.connections.push(connection(worker, peer, info));
+        self.paths.push(PathFigures {
+            rtt: info.path.rtt,
+            sent: info.path.packets_sent,
+            lost: info.path.packets_lost,
+            window: info.path.congestion_window,
+            mtu: info.path.mtu,
+        });
+    }
+}
+
+fn connection(worker: u8, peer: Option<&PeerKey>, info: &ConnectionInfo) -> Value {
+    let path = &info.path;
+    let datagrams_per_send = path.datagrams_sent as f64 / path.send_calls.max(1) as f64;
+    json!({
+        "worker": worker,
+        "direction": if info.outbound { "outbound" } else { "inbound" },
+        "workload": peer.map(|peer| &*peer.uid),
+        "address": info.remote.to_string(),
+        "identity": info.identity.as_ref().map(|identity| identity.as_str()),
+        "transport": "h3",
+        "phase": info.phase,
+        "ageSeconds": info.age.as_secs(),
+        "streams": info.streams,
+        "streamsTotal": info.streams_total,
+        "rttMicros": path.rtt.as_micros() as u64,
+        "packetsSent": path.packets_sent,
+        "packetsLost": path.packets_lost,
+        "congestionWindow": path.congestion_window,
+        "mtu": path.mtu,
+        "datagramsSent": path.datagrams_sent,
+        "datagramsReceived": path.datagrams_received,
+        "datagramsPerSend": (datagrams_per_send * 100.0).round() / 100.0,
+        "bytesSent": path.bytes_sent,
+        "bytesReceived": path.bytes_received,
+        "blackHoles": path.black_holes,
+        "migrations": path.migrations,
+    })
+}
+
+fn mesh(snapshot: &Snapshot) -> Value {
+    let config = &snapshot.config;
+    let ranges = |ranges: &[ipnet::IpNet]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "trustDomain": config.trust_domain.as_str(),
+        "meshRanges": ranges(&config.mesh_ranges),
+        "serviceRanges": ranges(&config.service_ranges),
+        "egress": format!("{:?}", config.egress).to_lowercase(),
+        "unmeshed": format!("{:?}", config.unmeshed).to_lowercase(),
+    })
+}
+
+fn inbound(snapshot: &Snapshot) -> Value {
+    let inbound = &snapshot.inbound;
+    let port = |port: &crate::snapshot::InboundPort| {
+        json!({ "port": port.port, "protocol": port.protocol.as_str(), "address": port.address.to_string() })
+    };
+    json!({
+        "identity": inbound.identity.as_str(),
+        "mode": format!("{:?}", inbound.mode).to_lowercase(),
+        "authorization": format!("{:?}", inbound.authorization).to_lowercase(),
+        "ports": inbound.ports.iter().map(port).collect::<Vec<_>>(),
+    })
+}
+
+fn show(destination: &str, backend: &Backend) -> Value {
+    let endpoint = |endpoint: &Arc<crate::snapshot::Endpoint>| {
+        let (address, transport) = match &endpoint.reach {
+            Reach::Mesh(peer) => (peer.address, "h3"),
+            Reach::Plain(address) => (*address, "plaintext"),
+        };
+        json!({
+            "workload": &*endpoint.uid,
+            "address": address.to_string(),
+            "transport": transport,
+            "port": endpoint.port,
+            "identity": endpoint.identity().map(|identity| identity.as_str()),
+            "inFlight": endpoint.load.in_flight(),
+        })
+    };
+    json!({
+        "destination": destination,
+        "name": &*backend.name,
+        "port": backend.port,
+        "protocol": backend.protocol.as_str(),
+        "endpoints": backend.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "unmeshedDenied": backend.unmeshed_denied,
+    })
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, PageError> {
+    TcpListener::bind(address).await.map_err(|source| PageError { address, source })
+}
+
+/// Datagrams that the kernel dropped because a receive buffer was full: the last column of its table of sockets.
+fn udp_drops(ports: &[u16]) -> u64 {
+    let tables = ["/proc/self/net/udp", "/proc/self/net/udp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let drops = |line: &str| {
+        let mut columns = line.split_ascii_whitespace();
+        let (_, port) = columns.nth(1)?.rsplit_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        ports.contains(&port).then(|| columns.last()?.parse::<u64>().ok()).flatten()
+    };
+    tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(drops).sum()
+}

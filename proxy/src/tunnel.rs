@@ -1,0 +1,288 @@
+//! Byte streams of the application through the mesh: raw TCP, CONNECT of an HTTP proxy's client, WebSocket.
+
+use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll};
+
+use http::{HeaderMap, Response, StatusCode, header, request::Parts, uri::Authority};
+use tokio::io::copy_bidirectional;
+use weft_transport::{
+    RequestStream, TunnelError, copy_tunnel,
+    h3::{Protocol, RequestHead, ResponseHead, fields},
+};
+
+use crate::{
+    balance,
+    body::{MeshBody, ResponseBody},
+    forward::{Refused, may_retry, mesh_head, open_stream, refusal},
+    local::{
+        HttpVersion,
+        io::LocalStream,
+        target::Target,
+        upgrade::{PendingUpgrade, UpgradedStream},
+        websocket::{self, WebSocketKey},
+    },
+    respond::Failure,
+    snapshot::{Backend, Endpoint, InFlight, Reach, Route},
+    telemetry::{self, Record},
+    worker::Worker,
+};
+
+/// A tunnel that the far side has accepted.
+pub(crate) enum Tunnel {
+    Mesh { stream: RequestStream, in_flight: InFlight },
+    /// To an endpoint without a sidecar, or out of the mesh.
+    Plain(LocalStream),
+}
+
+/// What the caller's side of a WebSocket handshake leaves to do.
+pub(crate) struct Handshake {
+    pub(crate) key: WebSocketKey,
+    pub(crate) upgrade: Option<PendingUpgrade>,
+}
+
+/// Opens a TCP tunnel to `route`, at another endpoint as long as nothing was delivered.
+pub(crate) async fn open(worker: &Worker, route: &Route, record: &mut Record) -> Result<Tunnel, Failure> {
+    let backend = match route {
+        Route::Backend(backend) => backend,
+        Route::External(address) => {
+            record.set_plaintext();
+            let stream = worker.outside_connector.connect(*address).await;
+            return stream.map(Tunnel::Plain).map_err(Failure::Application);
+        }
+    };
+    let head = |endpoint: &Endpoint| connect_head(endpoint);
+    match open_stream_to(worker, backend, record, head).await? {
+        Opened::Mesh { stream, answer, in_flight } if answer.status.is_success() => {
+            Ok(Tunnel::Mesh { stream, in_flight })
+        }
+        Opened::Mesh { answer, .. } => Err(declined(&answer)),
+        Opened::Plain(stream) => Ok(Tunnel::Plain(stream)),
+    }
+}
+
+/// Carries bytes between the application and an opened tunnel to their end.
+pub(crate) async fn carry(mut application: LocalStream, tunnel: Tunnel, mut record: Record) {
+    record.on_tunnel();
+    match tunnel {
+        Tunnel::Mesh { stream, in_flight } => {
+            let end = copy_tunnel(&mut application, stream).await;
+            drop(in_flight);
+            record.add_sent(end.sent);
+            record.add_received(end.received);
+            match end.error {
+                None => record.complete(),
+                Some(TunnelError::Application(_)) => record.fail("application_closed"),
+                Some(TunnelError::Peer(error)) => {
+                    record.fail(error.reason());
+                    application.reset();
+                }
+            }
+        }
+        Tunnel::Plain(mut outside) => match copy_bidirectional(&mut application, &mut outside).await {
+            Ok((sent, received)) => {
+                record.add_sent(sent);
+                record.add_received(received);
+                record.complete();
+            }
+            Err(_) => {
+                record.fail("connection_closed");
+                application.reset();
+                outside.reset();
+            }
+        },
+    }
+}
+
+/// CONNECT of a client of an HTTP proxy.
+pub(crate) async fn connect(
+    worker: &Rc<Worker>,
+    route: Route,
+    upgrade: Option<PendingUpgrade>,
+    mut record: Record,
+) -> Result<Response<ResponseBody>, Refused> {
+    let tunnel = match open(worker, &route, &mut record).await {
+        Ok(tunnel) => tunnel,
+        Err(failure) => return Err(Refused { failure, record }),
+    };
+    record.set_status(StatusCode::OK);
+    record.set_protocol(telemetry::Protocol::Tcp);
+    worker.spawn_tunnel(async move {
+        match complete(upgrade).await {
+            Some(UpgradedStream::Tcp(application)) => carry(application, tunnel, record).await,
+            Some(UpgradedStream::Http2(application)) => carry_upgraded(application, tunnel, record).await,
+            None => record.fail("application_closed"),
+        }
+    });
+    Ok(Response::new(ResponseBody::Own(None)))
+}
+
+/// A WebSocket handshake becomes an extended CONNECT (RFC 9220), and the stream then carries its frames.
+pub(crate) async fn websocket(
+    worker: &Rc<Worker>,
+    route: Route,
+    target: Target,
+    head: Parts,
+    handshake: Handshake,
+    mut record: Record,
+) -> Result<Response<ResponseBody>, Refused> {
+    let Route::Backend(backend) = route.clone() else {
+        return Err(Refused { failure: Failure::Unsupported("a WebSocket that leaves the mesh"), record });
+    };
+    let head = websocket_head(&route, target, head);
+    let with_port = |endpoint: &Endpoint| {
+        let mut head = head.clone();
+        head.headers.insert(fields::WEFT_PORT, endpoint.port.into());
+        head
+    };
+    let opened = open_stream_to(worker, &backend, &mut record, with_port).await;
+    let (mut stream, answer, in_flight) = match opened {
+        Ok(Opened::Mesh { stream, answer, in_flight }) => (stream, answer, in_flight),
+        Ok(Opened::Plain(_)) => {
+            let failure = Failure::Unsupported("a WebSocket to an endpoint without a sidecar");
+            return Err(Refused { failure, record });
+        }
+        Err(failure) => return Err(Refused { failure, record }),
+    };
+    if !answer.status.is_success() {
+        // The application's own answer, passed on as it is.
+        record.on_answer(answer.status, Some(in_flight), 0);
+        let ended = poll_fn(|cx| Poll::Ready(stream.recv.poll_ended(cx))).await.unwrap_or(false);
+        let body = MeshBody::new(stream.recv, ended, None, record);
+        return Ok(response(answer.status, answer.headers, ResponseBody::Mesh(Box::new(body))));
+    }
+    let mut headers = answer.headers;
+    websocket::remove_handshake(&mut headers);
+    handshake.key.add_to_response(&mut headers);
+    record.set_status(StatusCode::SWITCHING_PROTOCOLS);
+    record.set_protocol(telemetry::Protocol::WebSocket);
+    worker.spawn_tunnel(async move {
+        match complete(handshake.upgrade).await {
+            Some(UpgradedStream::Tcp(application)) => {
+                carry(application, Tunnel::Mesh { stream, in_flight }, record).await;
+            }
+            Some(UpgradedStream::Http2(_)) | None => record.fail("application_closed"),
+        }
+    });
+    Ok(response(StatusCode::SWITCHING_PROTOCOLS, headers, ResponseBody::Own(None)))
+}
+
+enum Opened {
+    Mesh { stream: RequestStream, answer: ResponseHead, in_flight: InFlight },
+    Plain(LocalStream),
+}
+
+/// Sends the head of a CONNECT to one endpoint after another, until one answers for its application.
+async fn open_stream_to(
+    worker: &Worker,
+    backend: &Backend,
+    record: &mut Record,
+    head: impl Fn(&Endpoint) -> RequestHead,
+) -> Result<Opened, Failure> {
+    let mut tried: Vec<Arc<str>> = Vec::new();
+    loop {
+        let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
+            let none = Failure::NoEndpoint { unmeshed: backend.unmeshed_denied };
+            return Err(record.last_failure().unwrap_or(none));
+        };
+        record.set_endpoint(&endpoint);
+        let in_flight = endpoint.load.begin();
+        let failure = match try_endpoint(worker, &endpoint, in_flight, record, head(&endpoint)).await {
+            Ok(opened) => return Ok(opened),
+            Err(failure) => failure,
+        };
+        tried.push(endpoint.uid.clone());
+        if !may_retry(&failure, tried.len()) {
+            return Err(failure);
+        }
+        record.on_retry(failure);
+    }
+}
+
+async fn try_endpoint(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    in_flight: InFlight,
+    record: &mut Record,
+    head: RequestHead,
+) -> Result<Opened, Failure> {
+    let peer = match &endpoint.reach {
+        Reach::Mesh(peer) => peer,
+        Reach::Plain(address) => {
+            record.set_plaintext();
+            let stream = worker.outside_connector.connect(*address).await;
+            return stream.map(Opened::Plain).map_err(Failure::Application);
+        }
+    };
+    let mut stream = open_stream(worker, peer).await.map_err(Failure::Transport)?;
+    let answer = async {
+        stream.queue_request(&head)?;
+        stream.send.flush().await?;
+        loop {
+            let answer = stream.recv.response_head().await?;
+            if !answer.is_interim() {
+                return Ok(answer);
+            }
+        }
+    };
+    let answer: ResponseHead = answer.await.map_err(Failure::Transport)?;
+    match refusal(&answer) {
+        Some(reason) => Err(Failure::Unprocessed(reason)),
+        None => Ok(Opened::Mesh { stream, answer, in_flight }),
+    }
+}
+
+fn connect_head(endpoint: &Endpoint) -> RequestHead {
+    let ip = match &endpoint.reach {
+        Reach::Mesh(peer) => peer.address.ip(),
+        Reach::Plain(address) => address.ip(),
+    };
+    let authority = std::net::SocketAddr::new(ip, endpoint.port).to_string();
+    RequestHead::connect(Authority::try_from(authority).unwrap_or_else(|_| Authority::from_static("unknown:1")))
+}
+
+/// The head of an extended CONNECT for a WebSocket.
+fn websocket_head(route: &Route, target: Target, mut head: Parts) -> RequestHead {
+    websocket::remove_handshake(&mut head.headers);
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.method = http::Method::CONNECT;
+    let mut head = mesh_head(HttpVersion::Http1, route, target, head);
+    head.protocol = Some(Protocol::WebSocket);
+    head
+}
+
+/// The far sidecar said no for good: its reason, as it gave it.
+fn declined(answer: &ResponseHead) -> Failure {
+    let reason = answer.headers.get(fields::WEFT_ERROR).and_then(|reason| reason.to_str().ok());
+    Failure::Declined { status: answer.status, reason: reason.unwrap_or("declined").to_owned() }
+}
+
+async fn complete(upgrade: Option<PendingUpgrade>) -> Option<UpgradedStream> {
+    upgrade?.complete().await.ok()
+}
+
+async fn carry_upgraded<T>(mut application: T, tunnel: Tunnel, mut record: Record)
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    record.on_tunnel();
+    match tunnel {
+        Tunnel::Mesh { stream, in_flight } => {
+            let end = copy_tunnel(&mut application, stream).await;
+            drop(in_flight);
+            record.add_sent(end.sent);
+            record.add_received(end.received);
+            if end.error.is_none() { record.complete() } else { record.fail("connection_closed") }
+        }
+        Tunnel::Plain(mut outside) => {
+            let result = copy_bidirectional(&mut application, &mut outside).await;
+            if result.is_ok() { record.complete() } else { record.fail("connection_closed") }
+        }
+    }
+}
+
+fn response(status: StatusCode, headers: HeaderMap, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+

@@ -1,0 +1,217 @@
+//! The sending of a request's content into the mesh, and what is kept of it so that it can be sent again.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Body;
+use tokio::task::AbortHandle;
+use weft_transport::{Error, SendStream, h3::Code};
+
+use crate::local::{body::RequestBody, headers::clean_trailers};
+
+/// Content up to this size is kept until the answer begins, so that a request that was refused unprocessed half
+/// way through can go to another endpoint. The pieces are not copied.
+const REPLAY: usize = 64 << 10;
+
+/// A request's content on its way.
+pub(crate) struct Upload {
+    body: RequestBody,
+    /// What was taken from `body`, while it is little enough to keep.
+    kept: Option<Kept>,
+    phase: Phase,
+    sent: u64,
+}
+
+#[derive(Default)]
+struct Kept {
+    chunks: Vec<Bytes>,
+    size: usize,
+    trailers: Option<HeaderMap>,
+    whole: bool,
+}
+
+/// Where the sending stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The kept pieces from this one on are to be sent first.
+    Replaying(usize),
+    Reading,
+    /// All is queued; it remains to flush.
+    Flushing,
+    Done,
+}
+
+/// Why the sending ended early.
+#[derive(Debug)]
+pub(crate) enum UploadError {
+    /// The application went away or broke its message: there is nobody to answer.
+    Application,
+    /// The peer does not want more, or is lost: its answer tells which.
+    Peer(Error),
+}
+
+impl Upload {
+    pub(crate) fn new(body: RequestBody) -> Self {
+        Self { body, kept: Some(Kept::default()), phase: Phase::Reading, sent: 0 }
+    }
+
+    /// Can the request be sent again from its beginning?
+    pub(crate) fn can_restart(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Starts again, on another stream.
+    pub(crate) fn restart(&mut self) {
+        self.phase = Phase::Replaying(0);
+        self.sent = 0;
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// Content bytes sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// The peer wants no more.
+    pub(crate) fn stop(&mut self) {
+        self.phase = Phase::Done;
+    }
+
+    /// The body, for what only it knows: who waits for `100 Continue`.
+    pub(crate) fn body_mut(&mut self) -> &mut RequestBody {
+        &mut self.body
+    }
+
+    /// What was taken from the body and is kept, and the rest of it.
+    pub(crate) fn into_parts(self) -> (Vec<Bytes>, Option<HeaderMap>, RequestBody) {
+        let kept = self.kept.unwrap_or_default();
+        (kept.chunks, kept.trailers, self.body)
+    }
+
+    /// Sends what there is. Queues as much as is ready before it hands anything to QUIC, so that a small request
+    /// leaves whole.
+    pub(crate) fn poll(&mut self, send: &mut SendStream, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+        loop {
+            match self.phase {
+                Phase::Replaying(index) => self.replay(index, send)?,
+                Phase::Reading => {
+                    if self.body.is_end_stream() {
+                        self.end(None, send)?;
+                        continue;
+                    }
+                    match Pin::new(&mut self.body).poll_frame(cx) {
+                        Poll::Ready(Some(Ok(frame))) => self.on_frame(frame, send)?,
+                        Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(UploadError::Application)),
+                        Poll::Ready(None) => {
+                            self.end(None, send)?;
+                            continue;
+                        }
+                        Poll::Pending => {
+                            ready!(send.poll_flush(cx)).map_err(UploadError::Peer)?;
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                Phase::Flushing => {}
+                Phase::Done => return Poll::Ready(Ok(())),
+            }
+            if self.phase != Phase::Flushing && self.phase != Phase::Reading {
+                continue;
+            }
+            ready!(send.poll_flush(cx)).map_err(UploadError::Peer)?;
+            if self.phase == Phase::Flushing {
+                self.phase = Phase::Done;
+            }
+        }
+    }
+
+    fn replay(&mut self, index: usize, send: &mut SendStream) -> Result<(), UploadError> {
+        let Some(kept) = &self.kept else { return Err(UploadError::Application) };
+        match kept.chunks.get(index) {
+            Some(chunk) => {
+                self.sent += chunk.len() as u64;
+                self.phase = Phase::Replaying(index + 1);
+                send.queue_data(chunk.clone()).map_err(UploadError::Peer)
+            }
+            None if kept.whole => {
+                let trailers = kept.trailers.clone();
+                self.end(trailers, send)
+            }
+            None => {
+                self.phase = Phase::Reading;
+                Ok(())
+            }
+        }
+    }
+
+    fn on_frame(&mut self, frame: http_body::Frame<Bytes>, send: &mut SendStream) -> Result<(), UploadError> {
+        match frame.into_data() {
+            Ok(data) => {
+                self.keep(&data);
+                self.sent += data.len() as u64;
+                send.queue_data(data).map_err(UploadError::Peer)
+            }
+            Err(frame) => match frame.into_trailers() {
+                Ok(mut trailers) => {
+                    clean_trailers(&mut trailers);
+                    self.end(Some(trailers), send)
+                }
+                Err(_) => Ok(()),
+            },
+        }
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        let Some(kept) = &mut self.kept else { return };
+        kept.size += data.len();
+        if kept.size > REPLAY {
+            self.kept = None;
+        } else {
+            kept.chunks.push(data.clone());
+        }
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>, send: &mut SendStream) -> Result<(), UploadError> {
+        if let Some(trailers) = trailers.as_ref().filter(|trailers| !trailers.is_empty()) {
+            send.queue_trailers(trailers).map_err(UploadError::Peer)?;
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.whole = true;
+            kept.trailers = trailers;
+        }
+        // Fewer bytes than announced: hyper has seen to that for HTTP/1.1, and h2 for HTTP/2.
+        send.queue_end().map_err(|_| UploadError::Application)?;
+        self.phase = Phase::Flushing;
+        Ok(())
+    }
+
+    /// Goes on beside the answer, which has begun.
+    pub(crate) fn spawn(mut self, mut send: SendStream) -> UploadTask {
+        // The answer has begun: there is no going back.
+        self.kept = None;
+        let task = tokio::task::spawn_local(async move {
+            let result = poll_fn(|cx| self.poll(&mut send, cx)).await;
+            if result.is_err() {
+                send.reset(Code::H3_REQUEST_CANCELLED);
+            }
+        });
+        UploadTask(task.abort_handle())
+    }
+}
+
+/// Ends the sending when it is dropped.
+pub(crate) struct UploadTask(AbortHandle);
+
+impl Drop for UploadTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
