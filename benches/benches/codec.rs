@@ -11,7 +11,8 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use weft_transport::h3::{
-    Encoding, FieldLimits, MessageReader, RequestHead, ResponseHead, encode_data_header, encode_request, encode_response,
+    Encoding, FieldLimits, MessageReader, RequestHead, ResponseHead, encode_data_header, encode_request,
+    encode_response,
 };
 
 fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -34,8 +35,14 @@ fn request() -> RequestHead {
         ("accept-encoding", "gzip, deflate"),
         ("user-agent", "checkout/1.42.0"),
         ("x-request-id", "0b7a1f0e-6a55-4f0a-9d0a-5ad5f1b3a7c2"),
-        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-        ("authorization", "Bearer eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJjaGVja291dCJ9.c2lnbmF0dXJlLW9mLTY0LWJ5dGVz"),
+        (
+            "traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ),
+        (
+            "authorization",
+            "Bearer eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJjaGVja291dCJ9.c2lnbmF0dXJlLW9mLTY0LWJ5dGVz",
+        ),
         ("weft-hops", "1"),
         ("weft-protocol", "http/1.1"),
     ]);
@@ -90,7 +97,13 @@ fn heads(criterion: &mut Criterion) {
     });
     let response = Bytes::copy_from_slice(&buffer);
     group.bench_function("decode response", |bencher| {
-        bencher.iter(|| read(MessageReader::response(limits, Method::GET), black_box(&response), usize::MAX));
+        bencher.iter(|| {
+            read(
+                MessageReader::response(limits, Method::GET),
+                black_box(&response),
+                usize::MAX,
+            )
+        });
     });
     group.finish();
 }
@@ -101,7 +114,14 @@ fn content(criterion: &mut Criterion) {
     /// What one datagram brings.
     const DATAGRAM: usize = 1_400;
     let mut message = BytesMut::new();
-    assert!(encode_response(&ResponseHead::new(StatusCode::OK), Encoding::default(), &mut message).is_ok());
+    assert!(
+        encode_response(
+            &ResponseHead::new(StatusCode::OK),
+            Encoding::default(),
+            &mut message
+        )
+        .is_ok()
+    );
     for _ in 0..64 {
         encode_data_header(PIECE as u64, &mut message);
         message.extend_from_slice(&[7; PIECE]);
@@ -110,7 +130,13 @@ fn content(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("content");
     group.throughput(Throughput::Bytes(message.len() as u64));
     group.bench_function("decode 1 MiB in datagrams", |bencher| {
-        bencher.iter(|| read(MessageReader::response(limits, Method::GET), black_box(&message), DATAGRAM));
+        bencher.iter(|| {
+            read(
+                MessageReader::response(limits, Method::GET),
+                black_box(&message),
+                DATAGRAM,
+            )
+        });
     });
     group.finish();
 }

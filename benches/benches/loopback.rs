@@ -12,7 +12,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use requests::{BULK, Target, bulk, measure, serve};
 use tokio::{runtime::Runtime, task::LocalSet};
 use weft_transport::{
-    Config, EndpointState, Listener, ListenerOptions, PeerKey, Pool, PoolOptions, credentials::testing::Authority,
+    Config, EndpointState, Listener, ListenerOptions, PeerKey, Pool, PoolOptions,
+    credentials::testing::Authority,
 };
 
 /// A worker and what runs on it.
@@ -23,16 +24,26 @@ struct Worker {
 }
 
 fn worker(config: Config) -> Result<Worker, Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let local = LocalSet::new();
     let target = local.block_on(&runtime, async { target(Arc::new(config)) })?;
-    Ok(Worker { runtime, local, target })
+    Ok(Worker {
+        runtime,
+        local,
+        target,
+    })
 }
 
 fn target(config: Arc<Config>) -> Result<Rc<Target>, Box<dyn Error>> {
     let authority = Authority::new("example.org");
     let state = EndpointState::ephemeral()?;
-    let options = ListenerOptions { address: SocketAddr::from(([127, 0, 0, 1], 0)), worker: 0, workers: 1 };
+    let options = ListenerOptions {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        worker: 0,
+        workers: 1,
+    };
     let server = authority.credentials("default", "server");
     let listener = Listener::bind(&options, config.clone(), &state, &server, Arc::default(), serve)?;
     let client = Arc::new(authority.credentials("default", "client"));
@@ -42,7 +53,11 @@ fn target(config: Arc<Config>) -> Result<Rc<Target>, Box<dyn Error>> {
         address: listener.local_addr(),
         identity: authority.id("default", "server"),
     };
-    Ok(Rc::new(Target { pool, peer, _keep: Box::new(listener) }))
+    Ok(Rc::new(Target {
+        pool,
+        peer,
+        _keep: Box::new(listener),
+    }))
 }
 
 #[expect(clippy::expect_used, reason = "a bench without sockets has nothing to say")]
@@ -66,11 +81,16 @@ fn large(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("loopback, bulk");
     group.throughput(Throughput::Bytes(BULK as u64));
     for max_udp_payload in [1_452, 8_952] {
-        let config = Config { max_udp_payload, ..Config::default() };
+        let config = Config {
+            max_udp_payload,
+            ..Config::default()
+        };
         let worker = worker(config).expect("loopback sockets");
         group.bench_function(format!("16 MiB in datagrams of {max_udp_payload}"), |bencher| {
             bencher.iter_custom(|downloads| {
-                worker.local.block_on(&worker.runtime, bulk(worker.target.clone(), downloads))
+                worker
+                    .local
+                    .block_on(&worker.runtime, bulk(worker.target.clone(), downloads))
             });
         });
     }

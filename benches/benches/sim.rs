@@ -18,7 +18,11 @@ use weft_transport::{
 fn target(link: Link) -> Rc<Target> {
     let pair = sim::pair(1, link, Config::default(), serve);
     let (pool, peer) = (pair.pool.clone(), pair.peer.clone());
-    Rc::new(Target { pool, peer, _keep: Box::new(pair) })
+    Rc::new(Target {
+        pool,
+        peer,
+        _keep: Box::new(pair),
+    })
 }
 
 fn small(criterion: &mut Criterion) {
@@ -39,7 +43,10 @@ fn large(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(BULK as u64));
     for mtu in [1_452, 8_952] {
         group.bench_function(format!("16 MiB at an MTU of {mtu}"), |bencher| {
-            let link = Link { mtu, ..Link::default() };
+            let link = Link {
+                mtu,
+                ..Link::default()
+            };
             bencher.iter_custom(|downloads| sim::run(async move { bulk(target(link), downloads).await }));
         });
     }

@@ -186,6 +186,7 @@ impl WorkerLog {
     }
 
     /// Hands over the lines that are there. Nothing waits for them to be written.
+    #[cfg(test)]
     pub(crate) fn flush(&self) {
         if let Some(shared) = &self.0 {
             shared.flush();

@@ -4,10 +4,10 @@
 //! never waits for it. They meet in channels: snapshots, credentials and the order to drain go out; questions go
 //! out with the way to answer them.
 
-use std::{error::Error, future::Future, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{error::Error, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::sync::watch;
-use weft_proto::{SpiffeId, model::Mesh};
+use weft_proto::{SpiffeId, TrustDomain, model::Mesh};
 use weft_transport::{EndpointState, TransportStats};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     compile::{Facts, compile},
     config::Config,
     documents::{Documents, DocumentsWatcher},
-    drain::{Drain, Signals},
+    drain::{Drain, Drained, Signals},
     identity::{Identity, IdentityFiles, IdentityWatcher},
     snapshot::{Inbound, InboundPort, Snapshot},
     status::{self, Status},
@@ -24,14 +24,18 @@ use crate::{
     thread::{self, Listen, Start},
 };
 
+/// How long peers may take to close their connections when nothing is under way on them.
+const GOODBYES: Duration = Duration::from_secs(3);
+
 /// Runs a proxy until it is told to end, and until what it was doing then is done.
 ///
 /// # Errors
 /// It could not start: what is missing or taken.
 pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let config = Arc::new(config);
-    let (identity_watcher, identity) = load_identity(&config)?;
     let (documents_watcher, documents) = DocumentsWatcher::load(&config.documents)?;
+    let trust_domain = documents.mesh.borrow().config.trust_domain.clone();
+    let (identity_watcher, identity) = load_identity(&config, &trust_domain)?;
     let compiler = Compiler { config: config.clone(), facts: Facts::default() };
     let (snapshots, snapshot) = watch::channel(Arc::new(compiler.compile(&documents, &identity, 1)?));
     let mut signals = Signals::listen()?;
@@ -52,7 +56,11 @@ pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     signals.next().await;
     tracing::info!("draining: finishing what is under way");
     shared.drain.begin();
-    workers.finish(config.drain_timeout, signals.next()).await;
+    match shared.drain.finish(config.drain_timeout, signals.next()).await {
+        Drained::Complete => workers.join().await,
+        Drained::Hurried(cut) => tracing::warn!(cut, "told to end again: what is still under way is cut"),
+        Drained::Deadline(cut) => tracing::warn!(cut, "the drain took too long: what is still under way is cut"),
+    }
     drop(served);
     telemetry.finish();
     Ok(())
@@ -126,30 +134,25 @@ async fn start_workers(
 }
 
 impl Workers {
-    /// Waits for what is under way, up to `limit`, or until someone is in a hurry.
-    async fn finish(self, limit: Duration, hurry: impl Future<Output = ()>) {
-        let threads = self.threads;
+    /// Waits for the threads, which have only goodbyes left to say.
+    async fn join(self) {
         let joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
+            for thread in self.threads {
                 let _ = thread.join();
             }
         });
-        tokio::select! {
-            _ = joined => {}
-            () = hurry => tracing::warn!("told to end again: what is still under way is cut"),
-            () = tokio::time::sleep(limit) => {
-                tracing::warn!(?limit, "the drain took too long: what is still under way is cut");
-            }
+        if tokio::time::timeout(GOODBYES, joined).await.is_err() {
+            tracing::debug!("some peers did not close their connections in time");
         }
     }
 }
 
-fn load_identity(config: &Config) -> Result<(IdentityWatcher, Identity), Box<dyn Error>> {
+fn load_identity(config: &Config, trust_domain: &TrustDomain) -> Result<(IdentityWatcher, Identity), Box<dyn Error>> {
     let files = IdentityFiles {
         certificate: config.identity.certificate.clone(),
         key: config.identity.key.clone(),
         trust_bundle: config.identity.trust_bundle.clone(),
-        expected: None,
+        expected: Some(config.workload.identity(trust_domain)?),
     };
     Ok(IdentityWatcher::load(files)?)
 }

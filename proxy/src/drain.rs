@@ -139,6 +139,7 @@ impl LocalDrain {
     }
 
     /// Whether the drain has begun, as far as this worker has heard.
+    #[cfg(test)]
     pub(crate) fn has_begun(&self) -> bool {
         self.0.draining.get()
     }

@@ -234,7 +234,7 @@ async fn attempt(
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(UploadError::Application)) => return Poll::Ready(Err(callers_end())),
                 // The answer, or its absence, tells more than the end of our sending.
-                Poll::Ready(Err(UploadError::Peer(_))) => upload.stop(),
+                Poll::Ready(Err(UploadError::Peer)) => upload.stop(),
             }
         }
         loop {

@@ -617,7 +617,7 @@ mod tests {
         let lab = Lab::new();
         let (mut identity, hangup) = lab.follow();
         identity.credentials.borrow_and_update();
-        // The first look is at once; the next is due in five seconds.
+        // The first look is at once; the next is due in two seconds.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let asked = tokio::time::Instant::now();
         lab.write(&lab.svid("web", DAY));

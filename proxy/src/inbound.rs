@@ -40,6 +40,7 @@ use crate::{
 /// Serves one stream of a peer.
 pub(crate) async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let Incoming { caller, remote, mut stream } = incoming;
+    let _under_way = worker.drain.enter();
     let mut record = worker.begin_inbound(&caller, remote);
     let head = match read_head(&worker, &mut stream).await {
         Ok(head) => head,

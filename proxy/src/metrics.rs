@@ -127,8 +127,6 @@ pub(crate) enum TunnelKind {
     Tcp,
     /// A WebSocket.
     WebSocket,
-    /// Datagrams.
-    Udp,
 }
 
 impl TunnelKind {
@@ -137,18 +135,8 @@ impl TunnelKind {
         match self {
             Self::Tcp => "tcp",
             Self::WebSocket => "websocket",
-            Self::Udp => "udp",
         }
     }
-}
-
-/// Who opened a connection with an application.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OpenedBy {
-    /// The application.
-    Application,
-    /// This proxy.
-    Proxy,
 }
 
 /// How a request ended.
@@ -285,20 +273,12 @@ impl Metrics {
         }
     }
 
-    /// Counts a connection with an application for as long as it is kept.
-    pub(crate) fn connection(&self, opened_by: OpenedBy) -> OpenConnection {
-        let opened_by = match opened_by {
-            OpenedBy::Application => "application",
-            OpenedBy::Proxy => "proxy",
-        };
-        counter(
-            &self.recorder,
-            CONNECTIONS,
-            &[],
-            [Label::from_static_parts("opened_by", opened_by)],
-        )
-        .increment(1);
-        let open = self.connections_open("application", opened_by);
+    /// Counts a connection that the application opened, for as long as the result is kept.
+    pub(crate) fn connection(&self) -> OpenConnection {
+        const OPENED_BY: &str = "application";
+        let labels = [Label::from_static_parts("opened_by", OPENED_BY)];
+        counter(&self.recorder, CONNECTIONS, &[], labels).increment(1);
+        let open = self.connections_open("application", OPENED_BY);
         open.increment(1.0);
         OpenConnection(open)
     }
@@ -675,7 +655,7 @@ mod tests {
     fn tunnels_and_connections_are_open_until_they_are_dropped() {
         let metrics = Metrics::new().unwrap();
         let mut tunnel = metrics.route(Direction::Inbound, "db").tunnel(TunnelKind::Tcp);
-        let connection = metrics.connection(OpenedBy::Application);
+        let connection = metrics.connection();
         let labels = "direction=\"inbound\",service=\"db\",kind=\"tcp\"";
         let text = metrics.render();
         has(&text, &format!("weft_tunnels_open{{{labels}}} 1"));

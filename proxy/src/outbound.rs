@@ -50,11 +50,12 @@ pub(crate) struct Spoken(FxHashMap<(Arc<str>, u16), First>);
 
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: SocketAddr, door: Door) {
+    let _open = worker.sink.connection();
     let destination = match destination(&worker, &stream, listener) {
         Ok(destination) => destination,
         Err(reason) => {
-            let mut record = worker.begin_tunnel();
-            record.fail(reason);
+            worker.sink.refused(reason);
+            tracing::warn!(%listener, reason, "refused a connection of the application");
             return LocalStream::new(stream, Bytes::new()).reset();
         }
     };
@@ -68,7 +69,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Socke
     let stream = LocalStream::new(stream, decision.bytes);
     match decision.outcome {
         Outcome::Http(version) => serve_http(worker, stream, plan.meant, version).await,
-        Outcome::Tunnel(opened) => serve_tunnel(&worker, stream, plan.route, opened).await,
+        Outcome::Tunnel(opened, sni) => serve_tunnel(&worker, stream, plan.route, opened, sni).await,
         Outcome::Gone => {}
     }
 }
@@ -131,8 +132,8 @@ struct Decision {
 
 enum Outcome {
     Http(HttpVersion),
-    /// Through this tunnel, if one was opened on the way.
-    Tunnel(Option<(Tunnel, Record)>),
+    /// Through this tunnel, if one was opened on the way; with the server name of a TLS hello.
+    Tunnel(Option<(Tunnel, Record)>, Option<String>),
     /// The client, or the way to the server, is gone.
     Gone,
 }
@@ -153,7 +154,7 @@ async fn detect(worker: &Worker, stream: &TcpStream, plan: &Plan) -> Decision {
                 probe.opening = Some(Box::pin(open_probe(worker, &plan.route)));
             }
             Step::Http(version) => break Outcome::Http(version),
-            Step::Tunnel { .. } => break Outcome::Tunnel(probe.finish().await),
+            Step::Tunnel { sni } => break Outcome::Tunnel(probe.finish().await, sni),
             Step::Fail => break Outcome::Gone,
         }
         let mut buffer = [0; FIRST_READ];
@@ -252,13 +253,16 @@ async fn serve_tunnel(
     stream: LocalStream,
     route: Result<Route, NoRoute>,
     opened: Option<(Tunnel, Record)>,
+    sni: Option<String>,
 ) {
     let _under_way = worker.drain.enter();
     if let Some((tunnel, mut record)) = opened {
         record.unmute();
+        record.set_server_name(sni);
         return tunnel::carry(stream, tunnel, record).await;
     }
     let mut record = worker.begin_tunnel();
+    record.set_server_name(sni);
     let opened = match &route {
         Ok(route) => {
             record.set_route(route);

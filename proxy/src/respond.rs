@@ -37,8 +37,6 @@ pub(crate) enum Failure {
     Transport(Error),
     /// Every endpoint refused for now; the last one's reason.
     Unprocessed(String),
-    /// No answer in time.
-    Timeout,
     /// The request has passed too many sidecars.
     Loop,
     /// `weft-port`, `weft-protocol` or `weft-hops` is malformed.
@@ -59,8 +57,6 @@ pub(crate) enum Failure {
     BadResponse(HeadError),
     /// What the request asks for is not supported.
     Unsupported(&'static str),
-    /// This proxy is about to end.
-    Draining,
     /// The far sidecar refused the tunnel for good: its status and reason.
     Declined { status: StatusCode, reason: String },
 }
@@ -75,7 +71,6 @@ impl Failure {
             Self::NoEndpoint { .. } => "unmeshed_denied",
             Self::Transport(error) => error.reason(),
             Self::Unprocessed(_) => "refused_by_endpoint",
-            Self::Timeout => "timeout",
             Self::Loop => "loop",
             Self::BadField(_) => "bad_field",
             Self::NoPort(NoPort::Undeclared) => "undeclared_port",
@@ -87,7 +82,6 @@ impl Failure {
             Self::Application(error) => error.kind.reason(),
             Self::BadResponse(_) => "application_bad_response",
             Self::Unsupported(_) => "unsupported",
-            Self::Draining => "draining",
             Self::Declined { .. } => "declined_by_peer",
         }
     }
@@ -98,7 +92,7 @@ impl Failure {
             Self::Head(error) => error.status(),
             Self::NoRoute(NoRoute::UnknownInMesh | NoRoute::EgressDenied) => StatusCode::BAD_GATEWAY,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
-            Self::NoEndpoint { .. } | Self::Unprocessed(_) | Self::TunnelLimit | Self::Draining => {
+            Self::NoEndpoint { .. } | Self::Unprocessed(_) | Self::TunnelLimit => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Transport(error) => match (error.processed(), error.kind()) {
@@ -106,7 +100,6 @@ impl Failure {
                 (_, ErrorKind::Unsendable(_)) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 (Processed::Maybe, _) => StatusCode::BAD_GATEWAY,
             },
-            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::BadField(_) | Self::NoPort(NoPort::Missing) => StatusCode::BAD_REQUEST,
             Self::NoPort(NoPort::Undeclared) | Self::NotHere => StatusCode::NOT_FOUND,
@@ -126,7 +119,7 @@ impl Failure {
     /// Whether the sender may try another endpoint: this one cannot now, and its application saw nothing.
     pub(crate) fn is_unprocessed(&self) -> bool {
         match self {
-            Self::TunnelLimit | Self::Draining => true,
+            Self::TunnelLimit => true,
             Self::Application(error) => error.processed == AppProcessed::No,
             _ => false,
         }
@@ -143,7 +136,6 @@ impl Failure {
             }
             Self::Transport(error) => error.to_string(),
             Self::Unprocessed(reason) => format!("no endpoint can take the request now: {reason}"),
-            Self::Timeout => "the endpoint did not answer in time".to_owned(),
             Self::Loop => "the request has passed too many sidecars".to_owned(),
             Self::BadField(name) => format!("{name} is malformed"),
             Self::NoPort(NoPort::Undeclared) => "the workload does not declare this port".to_owned(),
@@ -154,7 +146,6 @@ impl Failure {
             Self::TunnelLimit => "the connection carries as many tunnels as it may".to_owned(),
             Self::Application(error) => error.to_string(),
             Self::Unsupported(what) => format!("{what} is not supported"),
-            Self::Draining => "the sidecar is shutting down".to_owned(),
             Self::Declined { reason, .. } => format!("the workload's sidecar refused the tunnel: {reason}"),
         }
     }
@@ -277,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_this_endpoint_cannot_now_is_503_and_unprocessed() {
-        for failure in [Failure::Draining, Failure::TunnelLimit] {
+        for failure in [Failure::TunnelLimit] {
             let (head, _) = to_peer(&failure, true);
             assert_eq!(head.status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(head.headers[fields::WEFT_UNPROCESSED], failure.reason());

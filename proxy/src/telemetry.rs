@@ -24,7 +24,7 @@ use crate::{
     access_log::{AccessLog, Entry, WorkerLog},
     config::Config,
     local::{HttpVersion, target::Target},
-    metrics::{Metrics, OpenTunnel, Outcome, RouteMetrics, TunnelKind},
+    metrics::{Metrics, OpenConnection, OpenTunnel, Outcome, RouteMetrics, TunnelKind},
     respond::Failure,
     snapshot::{Endpoint, InFlight, Route},
 };
@@ -129,6 +129,11 @@ impl Record {
         self.event.authority.clone_from(&head.authority);
         self.event.path.clone_from(&head.path);
         self.event.grpc = crate::respond::is_grpc(&head.headers);
+    }
+
+    /// The name that a TLS client asked its server for.
+    pub(crate) fn set_server_name(&mut self, name: Option<String>) {
+        self.event.authority = name.and_then(|name| Authority::try_from(name).ok());
     }
 
     pub(crate) fn set_protocol(&mut self, protocol: Protocol) {
@@ -334,6 +339,16 @@ pub(crate) struct WorkerSink {
 const NOWHERE: &str = "(none)";
 
 impl WorkerSink {
+    /// Counts a connection of the application as open until the result is dropped.
+    pub(crate) fn connection(&self) -> OpenConnection {
+        self.metrics.connection()
+    }
+
+    /// A connection of the application was refused before anything was read from it.
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.metrics.connection_refused(reason);
+    }
+
     fn route(&self, event: &Event) -> Rc<RouteMetrics> {
         let service = match (event.direction, &event.backend) {
             (Direction::Inbound, _) => self.workload.clone(),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 use tokio::task::AbortHandle;
-use weft_transport::{Error, SendStream, h3::Code};
+use weft_transport::{SendStream, h3::Code};
 
 use crate::local::{body::RequestBody, headers::clean_trailers};
 
@@ -52,7 +52,7 @@ pub(crate) enum UploadError {
     /// The application went away or broke its message: there is nobody to answer.
     Application,
     /// The peer does not want more, or is lost: its answer tells which.
-    Peer(Error),
+    Peer,
 }
 
 impl Upload {
@@ -115,7 +115,7 @@ impl Upload {
                             continue;
                         }
                         Poll::Pending => {
-                            ready!(send.poll_flush(cx)).map_err(UploadError::Peer)?;
+                            ready!(send.poll_flush(cx)).map_err(|_| UploadError::Peer)?;
                             return Poll::Pending;
                         }
                     }
@@ -126,7 +126,7 @@ impl Upload {
             if self.phase != Phase::Flushing && self.phase != Phase::Reading {
                 continue;
             }
-            ready!(send.poll_flush(cx)).map_err(UploadError::Peer)?;
+            ready!(send.poll_flush(cx)).map_err(|_| UploadError::Peer)?;
             if self.phase == Phase::Flushing {
                 self.phase = Phase::Done;
             }
@@ -139,7 +139,7 @@ impl Upload {
             Some(chunk) => {
                 self.sent += chunk.len() as u64;
                 self.phase = Phase::Replaying(index + 1);
-                send.queue_data(chunk.clone()).map_err(UploadError::Peer)
+                send.queue_data(chunk.clone()).map_err(|_| UploadError::Peer)
             }
             None if kept.whole => {
                 let trailers = kept.trailers.clone();
@@ -157,7 +157,7 @@ impl Upload {
             Ok(data) => {
                 self.keep(&data);
                 self.sent += data.len() as u64;
-                send.queue_data(data).map_err(UploadError::Peer)
+                send.queue_data(data).map_err(|_| UploadError::Peer)
             }
             Err(frame) => match frame.into_trailers() {
                 Ok(mut trailers) => {
@@ -181,7 +181,7 @@ impl Upload {
 
     fn end(&mut self, trailers: Option<HeaderMap>, send: &mut SendStream) -> Result<(), UploadError> {
         if let Some(trailers) = trailers.as_ref().filter(|trailers| !trailers.is_empty()) {
-            send.queue_trailers(trailers).map_err(UploadError::Peer)?;
+            send.queue_trailers(trailers).map_err(|_| UploadError::Peer)?;
         }
         if let Some(kept) = &mut self.kept {
             kept.whole = true;

@@ -16,8 +16,8 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-/// How often files are looked at. Nothing that is in them is needed sooner, and SIGHUP is there for the impatient.
-const POLL: Duration = Duration::from_secs(5);
+/// How often files are looked at: soon enough for someone who edits one and waits, and too seldom to cost anything.
+const POLL: Duration = Duration::from_secs(2);
 
 /// When to look at the files.
 #[derive(Debug)]
@@ -236,7 +236,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_look_is_due_at_once_then_every_five_seconds_and_on_sighup() {
+    async fn a_look_is_due_at_once_then_every_two_seconds_and_on_sighup() {
         let (hangup, hangups) = mpsc::unbounded_channel();
         let begin = tokio::time::Instant::now();
         let mut looks = Looks::with(hangups, "a test");

@@ -52,6 +52,13 @@ pub(crate) struct Connection {
     pub(crate) inner: RefCell<Inner>,
 }
 
+/// What the connections of one driver have in common.
+pub(crate) struct Shared {
+    pub(crate) mailbox: Rc<Mailbox>,
+    pub(crate) stats: Arc<TransportStats>,
+    pub(crate) config: Arc<Config>,
+}
+
 pub(crate) struct Inner {
     pub(crate) proto: quinn_proto::Connection,
     pub(crate) phase: Phase,
@@ -173,12 +180,15 @@ impl Connection {
         handle: ConnectionHandle,
         side: Side,
         proto: quinn_proto::Connection,
-        mailbox: Rc<Mailbox>,
-        stats: Arc<TransportStats>,
-        config: Arc<Config>,
+        shared: Shared,
         handshake: Option<Handshake>,
         now: Instant,
     ) -> Rc<Self> {
+        let Shared {
+            mailbox,
+            stats,
+            config,
+        } = shared;
         let remote = proto.remote_address();
         let inner = Inner {
             proto,

@@ -29,7 +29,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Sleep};
 
 use crate::{
     config::{Config, MAX_UDP_SEND, Side},
-    connection::Connection,
+    connection::{Connection, Shared},
     error::DialFailure,
     listener::{Acceptor, Admission, Handshake},
     socket::DatagramSocket,
@@ -263,8 +263,12 @@ impl Driver {
         handshake: Option<Handshake>,
         now: Instant,
     ) -> Rc<Connection> {
-        let (mailbox, stats, config) = (self.mailbox.clone(), self.stats.clone(), self.config.clone());
-        let connection = Connection::new(handle, side, proto, mailbox, stats, config, handshake, now);
+        let shared = Shared {
+            mailbox: self.mailbox.clone(),
+            stats: self.stats.clone(),
+            config: self.config.clone(),
+        };
+        let connection = Connection::new(handle, side, proto, shared, handshake, now);
         self.connections.insert(handle, connection.clone());
         connection.mark_dirty();
         connection
@@ -337,7 +341,7 @@ impl Driver {
         let Some(acceptor) = &mut self.acceptor else {
             return self.endpoint.ignore(incoming);
         };
-        let Err((admission, incoming)) = acceptor.admit(incoming) else {
+        let Some((admission, incoming)) = acceptor.admit(incoming) else {
             return;
         };
         self.answer.clear();

@@ -176,7 +176,9 @@ impl Listener {
 
     /// Looks at the connections from elsewhere on the thread.
     pub fn view(&self) -> ListenerView {
-        ListenerView { mailbox: self.mailbox.clone() }
+        ListenerView {
+            mailbox: self.mailbox.clone(),
+        }
     }
 }
 
@@ -190,7 +192,12 @@ impl ListenerView {
     /// What each connection is doing; none once the listener has ended.
     pub async fn connections(&self) -> Vec<ConnectionInfo> {
         let now = tokio::time::Instant::now().into_std();
-        self.mailbox.connections().await.iter().map(|connection| connection.info(now)).collect()
+        self.mailbox
+            .connections()
+            .await
+            .iter()
+            .map(|connection| connection.info(now))
+            .collect()
     }
 }
 
@@ -271,11 +278,11 @@ impl Acceptor {
         self.fallback()
     }
 
-    /// Decides about a peer's first packet, and keeps it if it is to be taken on.
+    /// Decides about a peer's first packet, and keeps it if it is to be taken on; else gives it back.
     pub(crate) fn admit(
         &mut self,
         incoming: quinn_proto::Incoming,
-    ) -> Result<(), (Admission, quinn_proto::Incoming)> {
+    ) -> Option<(Admission, quinn_proto::Incoming)> {
         let under_way = Rc::strong_count(&self.handshakes) - 1 + self.pending.len();
         let admission = admission(
             self.draining,
@@ -286,15 +293,15 @@ impl Acceptor {
         match admission {
             Admission::Queue => {
                 self.pending.push_back(incoming);
-                Ok(())
+                None
             }
             Admission::Retry => {
                 self.stats.retries_sent.add(1);
-                Err((admission, incoming))
+                Some((admission, incoming))
             }
             Admission::Refuse | Admission::Ignore => {
                 self.stats.handshakes_shed.add(1);
-                Err((admission, incoming))
+                Some((admission, incoming))
             }
         }
     }

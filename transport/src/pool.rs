@@ -73,6 +73,8 @@ struct Peer {
     dialling: Option<AbortHandle>,
 }
 
+type Dialled = Result<Rc<Connection>, DialFailure>;
+
 /// Where a request finds its stream.
 enum Choice {
     Use(Rc<Connection>),
@@ -286,7 +288,7 @@ impl Inner {
         &self,
         key: &PeerKey,
         credentials: &Credentials,
-    ) -> Result<(oneshot::Receiver<Result<Rc<Connection>, DialFailure>>, Refused), DialFailure> {
+    ) -> Result<(oneshot::Receiver<Dialled>, Refused), DialFailure> {
         let tls = credentials.quic_client(&key.identity).map_err(|error| {
             tracing::warn!(peer = ?key, %error, "can't dial with the credentials of this workload");
             DialFailure::Local
@@ -303,12 +305,7 @@ impl Inner {
         Ok((connection, tls.refusal))
     }
 
-    fn on_dialled(
-        &self,
-        key: &PeerKey,
-        credentials: &Arc<Credentials>,
-        result: Result<Rc<Connection>, DialFailure>,
-    ) {
+    fn on_dialled(&self, key: &PeerKey, credentials: &Arc<Credentials>, result: Dialled) {
         let now = tokio::time::Instant::now().into_std();
         let mut peers = self.peers.borrow_mut();
         let Some(peer) = peers.get_mut(key) else { return };
@@ -387,11 +384,7 @@ async fn dial_task(pool: Weak<Inner>, key: PeerKey) {
 type Refused = Arc<std::sync::OnceLock<crate::verify::Refusal>>;
 
 /// Waits until the peer has confirmed the handshake: not before has it accepted our certificate.
-async fn establish(
-    connection: oneshot::Receiver<Result<Rc<Connection>, DialFailure>>,
-    refused: &Refused,
-    limit: Duration,
-) -> Result<Rc<Connection>, DialFailure> {
+async fn establish(connection: oneshot::Receiver<Dialled>, refused: &Refused, limit: Duration) -> Dialled {
     let connection = connection.await.map_err(|_| DialFailure::Local)??;
     let established = poll_fn(|cx| connection.poll_established(cx));
     match tokio::time::timeout(limit, established).await {

@@ -250,7 +250,8 @@ impl DatagramSocket for Socket {
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
         let shared = &mut *self.network.shared.borrow_mut();
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-        if transmit.contents.len() > MAX_UDP_SEND || transmit.contents.len().div_ceil(size) > MAX_GSO_SEGMENTS {
+        if transmit.contents.len() > MAX_UDP_SEND || transmit.contents.len().div_ceil(size) > MAX_GSO_SEGMENTS
+        {
             shared.counts.refused += 1;
             return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
@@ -348,7 +349,13 @@ impl Pair {
     /// Another dialling side, `index` from 2 to 250, of the same workload.
     pub fn another_pool(&self, index: u8) -> Pool {
         let client = self.authority.credentials("default", "client");
-        dial(&self.network, (self.seed, index), &self.config, client, &self.pool_stats)
+        dial(
+            &self.network,
+            (self.seed, index),
+            &self.config,
+            client,
+            &self.pool_stats,
+        )
     }
 
     /// Kills the listening side as a crash would, and starts a process at its address that has `state`: of the
@@ -403,7 +410,11 @@ fn dial(
     stats: &Arc<TransportStats>,
 ) -> Pool {
     let seed = seed.wrapping_add(u64::from(index) << 32);
-    let endpoint = config.endpoint(&EndpointState::from_secrets(&[1; 64], 1), 0, Some(seed_bytes(seed, 1)));
+    let endpoint = config.endpoint(
+        &EndpointState::from_secrets(&[1; 64], 1),
+        0,
+        Some(seed_bytes(seed, 1)),
+    );
     let socket = Box::new(network.socket(SocketAddr::from(([10, 0, 1, index], 40_000))));
     let link_mtu = Box::new(|_| u16::MAX);
     let seed = seed_bytes(seed, 3);

@@ -1,4 +1,5 @@
 //! Dials: how many, when again, and what a listener does with more of them than it can take.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 
@@ -27,7 +28,10 @@ async fn next_failure(pool: &Pool, peer: &PeerKey) -> (Duration, DialFailure) {
         match *error.kind() {
             ErrorKind::Dial(failure) => return (asked - started, failure),
             ErrorKind::Backoff { remaining, .. } => {
-                assert!(asked.elapsed().is_zero(), "a request waits out the pause of a peer that is down");
+                assert!(
+                    asked.elapsed().is_zero(),
+                    "a request waits out the pause of a peer that is down"
+                );
                 pass(remaining).await;
             }
             _ => panic!("{error:?}"),
@@ -56,7 +60,12 @@ fn pauses_between_dials_grow_to_seconds_and_are_never_the_same() {
     for pauses in [&one, &other] {
         assert!(pauses[0] <= 51 * MILLISECOND, "{:?}", pauses[0]);
         assert!(pauses[4] >= 400 * MILLISECOND, "{:?}", pauses[4]);
-        assert!(pauses[8..].iter().all(|pause| (2_500..=5_001).contains(&pause.as_millis())), "{pauses:?}");
+        assert!(
+            pauses[8..]
+                .iter()
+                .all(|pause| (2_500..=5_001).contains(&pause.as_millis())),
+            "{pauses:?}"
+        );
     }
     assert_ne!(one, other);
 }
@@ -77,7 +86,11 @@ fn a_peer_that_came_back_is_found_at_the_next_dial_and_its_pauses_begin_anew() {
             };
             pass(remaining).await;
         }
-        assert!(started.elapsed() <= 5 * SECOND + 10 * MILLISECOND, "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() <= 5 * SECOND + 10 * MILLISECOND,
+            "{:?}",
+            started.elapsed()
+        );
         // It dies again: the first pause is a short one.
         pair.network.set_cut(true);
         pass(20 * SECOND).await;
@@ -104,14 +117,20 @@ fn one_peer_that_is_down_holds_up_no_other() {
             assert!(started.elapsed() < 10 * MILLISECOND);
         }
         let error = waiting.await.unwrap();
-        assert!(matches!(error.kind(), ErrorKind::Dial(DialFailure::Timeout)), "{error:?}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Dial(DialFailure::Timeout)),
+            "{error:?}"
+        );
     });
 }
 
 #[test]
 fn a_waiter_that_gives_up_does_not_end_the_dial_for_the_others() {
     sim::run(async {
-        let link = Link { latency: 100 * MILLISECOND, ..Link::default() };
+        let link = Link {
+            latency: 100 * MILLISECOND,
+            ..Link::default()
+        };
         let pair = sim::pair(5, link, Config::default(), |incoming| {
             tokio::task::spawn_local(echo(incoming));
         });
@@ -131,7 +150,11 @@ fn a_waiter_that_gives_up_does_not_end_the_dial_for_the_others() {
         assert_eq!(pair.listener_stats.handshakes.get(), 2);
         let started = Instant::now();
         get(&other, &pair.peer, "/").await.unwrap();
-        assert!(started.elapsed() < 250 * MILLISECOND, "one round trip: {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < 250 * MILLISECOND,
+            "one round trip: {:?}",
+            started.elapsed()
+        );
     });
 }
 
@@ -139,7 +162,10 @@ fn a_waiter_that_gives_up_does_not_end_the_dial_for_the_others() {
 fn each_identity_and_each_workload_has_its_own_connection() {
     sim::run(async {
         let pair = echoing(6, Config::default());
-        let twin = PeerKey { uid: "default/twin".into(), ..pair.peer.clone() };
+        let twin = PeerKey {
+            uid: "default/twin".into(),
+            ..pair.peer.clone()
+        };
         get(&pair.pool, &pair.peer, "/").await.unwrap();
         get(&pair.pool, &twin, "/").await.unwrap();
         assert_eq!(pair.pool.connections().len(), 2);
@@ -150,7 +176,10 @@ fn each_identity_and_each_workload_has_its_own_connection() {
 async fn storm(pair: &Pair, count: usize) -> Vec<Result<(), Error>> {
     let dials: Vec<_> = (0..count)
         .map(|index| {
-            let peer = PeerKey { uid: format!("default/{index}").into(), ..pair.peer.clone() };
+            let peer = PeerKey {
+                uid: format!("default/{index}").into(),
+                ..pair.peer.clone()
+            };
             let pool = pair.pool.clone();
             tokio::task::spawn_local(async move { get(&pool, &peer, "/").await.map(|_| ()) })
         })
@@ -165,14 +194,23 @@ async fn storm(pair: &Pair, count: usize) -> Vec<Result<(), Error>> {
 #[test]
 fn under_load_diallers_prove_their_address_and_get_through() {
     sim::run(async {
-        let config = Config { max_handshakes: 40, ..Config::default() };
+        let config = Config {
+            max_handshakes: 40,
+            ..Config::default()
+        };
         let pair = echoing(7, config);
         // Few at a time: no Retry.
         for result in storm(&pair, 10).await {
             result.unwrap();
         }
         assert_eq!(pair.listener_stats.retries_sent.get(), 0);
-        let pair = echoing(8, Config { max_handshakes: 40, ..Config::default() });
+        let pair = echoing(
+            8,
+            Config {
+                max_handshakes: 40,
+                ..Config::default()
+            },
+        );
         for result in storm(&pair, 200).await {
             result.unwrap();
         }
@@ -185,7 +223,11 @@ fn under_load_diallers_prove_their_address_and_get_through() {
 #[test]
 fn more_handshakes_than_the_cap_are_shed_and_the_rest_get_through() {
     sim::run(async {
-        let config = Config { max_handshakes: 8, dial_timeout: SECOND, ..Config::default() };
+        let config = Config {
+            max_handshakes: 8,
+            dial_timeout: SECOND,
+            ..Config::default()
+        };
         let pair = echoing(9, config);
         let results = storm(&pair, 400).await;
         let served = results.iter().filter(|result| result.is_ok()).count();
@@ -204,7 +246,10 @@ fn more_handshakes_than_the_cap_are_shed_and_the_rest_get_through() {
 #[test]
 fn handshakes_that_never_end_are_forgotten() {
     sim::run(async {
-        let config = Config { max_handshakes: 16, ..Config::default() };
+        let config = Config {
+            max_handshakes: 16,
+            ..Config::default()
+        };
         let pair = echoing(10, config);
         // First packets arrive, and then nothing more does.
         let peers = storm(&pair, 32);

@@ -1,4 +1,5 @@
 //! Drains, rotations, expiry and restarts: what ends connections, and what that does to requests.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 
@@ -15,7 +16,7 @@ use common::{MILLISECOND, SECOND, body_of, echo, get, pass, request, respond, st
 use http::{HeaderValue, Method};
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use weft_transport::{
-    Config, DialFailure, Error, ErrorKind, EndpointState, Incoming, Lost, PeerKey, Pool, Processed,
+    Config, DialFailure, EndpointState, Error, ErrorKind, Incoming, Lost, PeerKey, Pool, Processed,
     sim::{self, Link, Pair},
 };
 
@@ -40,6 +41,9 @@ fn noting(seen: &Seen) -> impl Fn(Incoming) + 'static {
         });
     }
 }
+
+/// How many requests a task sent and how often it had to try again; or which was lost, and how.
+type Sent = Result<(u64, u64), (u64, Error)>;
 
 async fn send_once(pool: &Pool, peer: &PeerKey, id: u64) -> Result<(), Error> {
     let mut stream = pool.stream(peer).await?;
@@ -68,12 +72,7 @@ async fn send(pool: &Pool, peer: &PeerKey, id: u64) -> Result<u32, Error> {
 
 /// `tasks` that send requests until `stop`, with a pause between two; each returns how many it sent and how often it
 /// had to try again.
-fn load(
-    pair: &Pair,
-    tasks: u64,
-    pause: Duration,
-    stop: &Rc<Cell<bool>>,
-) -> Vec<JoinHandle<Result<(u64, u64), (u64, Error)>>> {
+fn load(pair: &Pair, tasks: u64, pause: Duration, stop: &Rc<Cell<bool>>) -> Vec<JoinHandle<Sent>> {
     let task = |task: u64| {
         let (pool, peer, stop) = (pair.pool.clone(), pair.peer.clone(), stop.clone());
         tokio::task::spawn_local(async move {
@@ -114,7 +113,7 @@ fn drains(seeds: Range<u64>, tasks: u64, pause: Duration) {
             let seen = Seen::default();
             let mut pair = sim::pair(seed, link, Config::default(), noting(&seen));
             let stop = Rc::new(Cell::new(false));
-            
+
             let tasks = load(&pair, tasks, pause, &stop);
             for epoch in 2..8 {
                 pass(Duration::from_millis(40 + seed * 3)).await;
@@ -133,7 +132,10 @@ fn drains(seeds: Range<u64>, tasks: u64, pause: Duration) {
             }
             let seen = seen.borrow();
             assert_eq!(seen.len() as u64, sent, "seed {seed}");
-            assert!(seen.values().all(|count| *count == 1), "seed {seed}: processed twice");
+            assert!(
+                seen.values().all(|count| *count == 1),
+                "seed {seed}: processed twice"
+            );
             assert!(sent > 5, "seed {seed}: {sent}");
             repeated
         });
@@ -173,7 +175,11 @@ fn a_drain_waits_for_what_it_took_and_no_longer() {
             drop(taken);
         };
         tokio::join!(pair.listener.drain(), finish);
-        assert!(started.elapsed() < 3 * SECOND + 100 * MILLISECOND, "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < 3 * SECOND + 100 * MILLISECOND,
+            "{:?}",
+            started.elapsed()
+        );
         // Nobody listens any more.
         let error = get(&pair.pool, &pair.peer, "/").await.unwrap_err();
         assert_eq!(error.processed(), Processed::No);
@@ -200,7 +206,10 @@ fn a_drained_listener_refuses_dials() {
             other.stream(&pair.peer).await.err().unwrap()
         };
         let (error, ()) = tokio::join!(refused, pair.listener.drain());
-        assert!(matches!(error.kind(), ErrorKind::Dial(DialFailure::ConnectionRefused)), "{error:?}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Dial(DialFailure::ConnectionRefused)),
+            "{error:?}"
+        );
         assert_eq!(error.processed(), Processed::No);
     });
 }
@@ -217,7 +226,11 @@ fn a_drained_pool_tells_its_peers_before_it_goes() {
         pool.drain().await;
         drop(pool);
         pass(100 * MILLISECOND).await;
-        assert_eq!(listener.connections().await.len(), 0, "it waits for its idle timeout");
+        assert_eq!(
+            listener.connections().await.len(),
+            0,
+            "it waits for its idle timeout"
+        );
     });
 }
 
@@ -225,27 +238,44 @@ fn a_drained_pool_tells_its_peers_before_it_goes() {
 fn rotations_of_either_side_under_load_fail_no_request() {
     for seed in 0..6 {
         sim::run(async move {
-            let link = Link { loss: 0.03, jitter: MILLISECOND, ..Link::default() };
+            let link = Link {
+                loss: 0.03,
+                jitter: MILLISECOND,
+                ..Link::default()
+            };
             let seen = Seen::default();
             let pair = sim::pair(10 + seed, link, Config::default(), noting(&seen));
             let stop = Rc::new(Cell::new(false));
             let tasks = load(&pair, 16, Duration::ZERO, &stop);
             for _ in 0..5 {
                 pass(Duration::from_millis(30 + seed)).await;
-                pair.listener.set_credentials(&pair.authority.credentials("default", "server")).unwrap();
+                pair.listener
+                    .set_credentials(&pair.authority.credentials("default", "server"))
+                    .unwrap();
                 pass(Duration::from_millis(30 + seed)).await;
-                pair.pool.set_credentials(Arc::new(pair.authority.credentials("default", "client")));
+                pair.pool
+                    .set_credentials(Arc::new(pair.authority.credentials("default", "client")));
             }
             pass(50 * MILLISECOND).await;
             stop.set(true);
             let mut sent = 0;
             for task in tasks {
-                sent += task.await.unwrap().unwrap_or_else(|(id, error)| panic!("{id}: {error}")).0;
+                sent += task
+                    .await
+                    .unwrap()
+                    .unwrap_or_else(|(id, error)| panic!("{id}: {error}"))
+                    .0;
             }
-            let seen = seen.borrow();
-            assert!(seen.len() as u64 == sent && seen.values().all(|count| *count == 1));
+            {
+                let seen = seen.borrow();
+                assert!(seen.len() as u64 == sent && seen.values().all(|count| *count == 1));
+            }
             // Each rotation led to a new connection, and the old ones are gone.
-            assert!(pair.pool_stats.handshakes.get() >= 10, "{}", pair.pool_stats.handshakes.get());
+            assert!(
+                pair.pool_stats.handshakes.get() >= 10,
+                "{}",
+                pair.pool_stats.handshakes.get()
+            );
             pass(2 * SECOND).await;
             let connections = pair.pool.connections();
             assert!(connections.len() <= 2, "{}", connections.len());
@@ -281,7 +311,11 @@ fn a_dialler_that_renewed_dials_anew_without_delay_and_finishes_on_the_old_conne
         pass(100 * MILLISECOND).await;
         get(&pair.pool, &pair.peer, "/").await.unwrap();
         assert_eq!(pair.pool_stats.handshakes.get(), 2);
-        assert_eq!(pair.listener.connections().await.len(), 2, "the old one has a request");
+        assert_eq!(
+            pair.listener.connections().await.len(),
+            2,
+            "the old one has a request"
+        );
         release.notify_waiters();
         slow.recv.response_head().await.unwrap();
         assert_eq!(body_of(&mut slow.recv).await.unwrap(), b"done");
@@ -299,7 +333,8 @@ fn renewed_credentials_that_the_peer_refuses_leave_the_old_connection_in_use() {
         });
         get(&pair.pool, &pair.peer, "/").await.unwrap();
         let stranger = weft_transport::credentials::testing::Authority::new("example.org.stranger");
-        pair.pool.set_credentials(Arc::new(stranger.credentials("default", "client")));
+        pair.pool
+            .set_credentials(Arc::new(stranger.credentials("default", "client")));
         for _ in 0..20 {
             get(&pair.pool, &pair.peer, "/").await.unwrap();
             pass(100 * MILLISECOND).await;
@@ -325,8 +360,14 @@ fn a_certificate_that_expires_ends_its_connection() {
         let mut stream = start_get(&pair.pool, &pair.peer, "/").await.unwrap();
         let started = Instant::now();
         let error = stream.recv.response_head().await.unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Lost(Lost::CertificateExpired)), "{error:?}");
-        assert_eq!((error.reason(), error.processed()), ("certificate_expiry", Processed::Maybe));
+        assert!(
+            matches!(error.kind(), ErrorKind::Lost(Lost::CertificateExpired)),
+            "{error:?}"
+        );
+        assert_eq!(
+            (error.reason(), error.processed()),
+            ("certificate_expiry", Processed::Maybe)
+        );
         let lived = started.elapsed();
         assert!(lived > 57 * SECOND && lived <= 60 * SECOND, "{lived:?}");
         // Both ends have let it go.
@@ -363,10 +404,16 @@ fn a_restarted_process_resets_what_its_predecessor_left() {
     sim::run(async {
         let mut pair = waiting(30);
         let (error, after) = crash(&mut pair, &sim::listener_state(2)).await;
-        assert!(matches!(error.kind(), ErrorKind::Lost(Lost::StatelessReset)), "{error:?}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Lost(Lost::StatelessReset)),
+            "{error:?}"
+        );
         assert_eq!(error.processed(), Processed::Maybe);
         // As soon as the client says anything: its keep-alive at the latest.
-        assert!(after <= Config::default().keep_alive + 100 * MILLISECOND, "{after:?}");
+        assert!(
+            after <= Config::default().keep_alive + 100 * MILLISECOND,
+            "{after:?}"
+        );
         get(&pair.pool, &pair.peer, "/").await.unwrap();
     });
 }
@@ -384,7 +431,10 @@ fn the_next_request_meets_a_restarted_process_in_milliseconds() {
         });
         let started = Instant::now();
         let error = get(&pair.pool, &pair.peer, "/").await.unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Lost(Lost::StatelessReset)), "{error:?}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Lost(Lost::StatelessReset)),
+            "{error:?}"
+        );
         get(&pair.pool, &pair.peer, "/").await.unwrap();
         assert!(started.elapsed() < 50 * MILLISECOND, "{:?}", started.elapsed());
     });
@@ -396,7 +446,10 @@ fn a_process_with_another_state_directory_cannot_reset_them() {
         let mut pair = waiting(32);
         let stranger = EndpointState::from_secrets(&[9; 64], 1);
         let (error, after) = crash(&mut pair, &stranger).await;
-        assert!(matches!(error.kind(), ErrorKind::Lost(Lost::TimedOut)), "{error:?}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Lost(Lost::TimedOut)),
+            "{error:?}"
+        );
         assert!(after > 10 * SECOND, "{after:?}");
     });
 }

@@ -1,4 +1,5 @@
 //! Messages on request streams: cancelled, cut short, answered early, with trailers and interim heads.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 
@@ -10,8 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use common::{
-    MILLISECOND, SECOND, body_of, echo, get, pass, pattern, post, pour, request, reset_code, respond, start_get,
-    start_post,
+    MILLISECOND, SECOND, body_of, echo, get, pass, pattern, post, pour, request, reset_code, respond,
+    start_get, start_post,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +23,11 @@ use weft_transport::{
 };
 
 /// A pair whose listener runs `handler` for each request, and a handle on what it returns.
-fn serve<F, T>(seed: u64, config: Config, handler: impl Fn(RequestStream) -> F + 'static) -> (Pair, mpsc::UnboundedReceiver<T>)
+fn serve<F, T>(
+    seed: u64,
+    config: Config,
+    handler: impl Fn(RequestStream) -> F + 'static,
+) -> (Pair, mpsc::UnboundedReceiver<T>)
 where
     F: Future<Output = T> + 'static,
     T: 'static,
@@ -81,7 +86,12 @@ fn what_a_server_says_by_its_abort_depends_on_what_it_did() {
     type Abort = fn(RequestStream);
     let table: [(&str, Abort, Code, Processed); 5] = [
         ("dropped unseen", |_| {}, Code::H3_REQUEST_REJECTED, Processed::No),
-        ("rejected", RequestStream::reject, Code::H3_REQUEST_REJECTED, Processed::No),
+        (
+            "rejected",
+            RequestStream::reject,
+            Code::H3_REQUEST_REJECTED,
+            Processed::No,
+        ),
         (
             "dropped when the application may have seen it",
             |mut stream| stream.mark_processed(),
@@ -111,7 +121,11 @@ fn what_a_server_says_by_its_abort_depends_on_what_it_did() {
                 abort(stream);
             });
             let error = get(&pair.pool, &pair.peer, "/").await.unwrap_err();
-            assert_eq!((reset_code(&error), error.processed()), (Some(code), processed), "{what}");
+            assert_eq!(
+                (reset_code(&error), error.processed()),
+                (Some(code), processed),
+                "{what}"
+            );
         });
     }
 }
@@ -143,7 +157,10 @@ fn a_cancelled_response_stops_the_server_and_gives_the_stream_back() {
         let (pair, mut results) = serve(4, few_streams(), |mut stream| async move {
             stream.request_head().await.unwrap();
             stream.mark_processed();
-            stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
+            stream
+                .send
+                .queue_response(&ResponseHead::new(StatusCode::OK))
+                .unwrap();
             pour(&mut stream.send, 100_000, usize::MAX).await.1
         });
         for _ in 0..20 {
@@ -185,13 +202,20 @@ fn trailers_pass_both_ways() {
             assert!(stream.recv.trailers().is_none(), "before the end there are none");
             let body = body_of(&mut stream.recv).await.unwrap();
             let trailers = stream.recv.trailers().unwrap();
-            stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
+            stream
+                .send
+                .queue_response(&ResponseHead::new(StatusCode::OK))
+                .unwrap();
             stream.send.queue_data(body.into()).unwrap();
             stream.send.queue_trailers(&trailers).unwrap();
             stream.send.queue_end().unwrap();
             stream.send.flush().await.unwrap();
         });
-        let trailers = fields(&[("grpc-status", "0"), ("grpc-message", "fine"), ("checksum", "abc")]);
+        let trailers = fields(&[
+            ("grpc-status", "0"),
+            ("grpc-message", "fine"),
+            ("checksum", "abc"),
+        ]);
         let mut stream = start_post(&pair.pool, &pair.peer, "/").await.unwrap();
         stream.send.queue_data(Bytes::from(pattern(30_000))).unwrap();
         stream.send.queue_trailers(&trailers).unwrap();
@@ -219,7 +243,10 @@ fn interim_heads_come_before_the_final_one_each_as_it_is_sent() {
             let sender = sender.clone();
             async move {
                 stream.request_head().await.unwrap();
-                stream.send.queue_response(&ResponseHead::new(StatusCode::CONTINUE)).unwrap();
+                stream
+                    .send
+                    .queue_response(&ResponseHead::new(StatusCode::CONTINUE))
+                    .unwrap();
                 stream.send.flush().await.unwrap();
                 // Nothing more until the client has reacted to it.
                 let body = body_of(&mut stream.recv).await.unwrap();
@@ -231,7 +258,10 @@ fn interim_heads_come_before_the_final_one_each_as_it_is_sent() {
             }
         });
         let mut stream = start_post(&pair.pool, &pair.peer, "/").await.unwrap();
-        assert_eq!(stream.recv.response_head().await.unwrap().status, StatusCode::CONTINUE);
+        assert_eq!(
+            stream.recv.response_head().await.unwrap().status,
+            StatusCode::CONTINUE
+        );
         stream.send.queue_data(Bytes::from_static(b"expected")).unwrap();
         stream.send.queue_end().unwrap();
         stream.send.flush().await.unwrap();
@@ -303,7 +333,10 @@ fn a_message_of_another_length_than_announced_is_never_sent_as_whole() {
             let mut other = start_post(&pair.pool, &pair.peer, "/other").await.unwrap();
 
             let mut stream = pair.pool.stream(&pair.peer).await.unwrap();
-            let head = RequestHead { headers: announced(), ..post("/") };
+            let head = RequestHead {
+                headers: announced(),
+                ..post("/")
+            };
             stream.queue_request(&head).unwrap();
             let error = send_wrong_length(&mut stream, length).await;
             assert!(matches!(error.kind(), ErrorKind::Unsendable(_)), "{error:?}");
@@ -349,7 +382,9 @@ fn nothing_hangs_when_one_end_is_taken_away() {
             stream.mark_processed();
             body_of(&mut stream.recv).await.map(|_| ())
         });
-        let Pair { pool, peer, listener, .. } = pair;
+        let Pair {
+            pool, peer, listener, ..
+        } = pair;
         let mut stream = start_post(&pool, &peer, "/").await.unwrap();
         pass(10 * MILLISECOND).await;
         // The client's own pool ends, under its stream.
@@ -367,7 +402,11 @@ fn nothing_hangs_when_one_end_is_taken_away() {
 #[test]
 fn a_stream_that_outlives_its_connection_harms_no_later_one() {
     sim::run(async {
-        let config = Config { idle_timeout: 2 * SECOND, keep_alive: SECOND, ..Config::default() };
+        let config = Config {
+            idle_timeout: 2 * SECOND,
+            keep_alive: SECOND,
+            ..Config::default()
+        };
         let pair = sim::pair(12, Link::default(), config, |incoming| {
             tokio::task::spawn_local(echo(incoming));
         });
@@ -376,7 +415,10 @@ fn a_stream_that_outlives_its_connection_harms_no_later_one() {
         old.recv.response_head().await.unwrap();
         pair.network.set_cut(true);
         let error = body_of(&mut old.recv).await.unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Lost(Lost::TimedOut)), "{error:?}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Lost(Lost::TimedOut)),
+            "{error:?}"
+        );
         pass(5 * SECOND).await;
         pair.network.set_cut(false);
         get(&pair.pool, &pair.peer, "/").await.unwrap();
@@ -396,7 +438,10 @@ fn each_half_ends_by_itself() {
         let (pair, mut results) = serve(13, Config::default(), |mut stream| async move {
             stream.request_head().await.unwrap();
             stream.mark_processed();
-            stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
+            stream
+                .send
+                .queue_response(&ResponseHead::new(StatusCode::OK))
+                .unwrap();
             stream.send.queue_end().unwrap();
             stream.send.flush().await.unwrap();
             body_of(&mut stream.recv).await

@@ -1,4 +1,5 @@
 //! The size of datagrams: as large as the path takes, and no larger.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 
@@ -22,7 +23,10 @@ fn generous(seed: u64, link: Link) -> Pair {
             let mut stream = incoming.stream;
             stream.request_head().await.unwrap();
             stream.mark_processed();
-            stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
+            stream
+                .send
+                .queue_response(&ResponseHead::new(StatusCode::OK))
+                .unwrap();
             pour(&mut stream.send, 64 << 10, 8 * MIB).await.1.unwrap();
             stream.send.queue_end().unwrap();
             stream.send.flush().await.unwrap();
@@ -44,15 +48,30 @@ async fn mtus(pair: &Pair) -> (u16, u16) {
 
 #[test]
 fn both_ends_find_the_mtu_of_the_path() {
-    for (link_mtu, least) in [(1_200, 1_200), (1_452, 1_430), (4_000, 3_980), (8_952, 8_930), (65_000, 8_930)] {
+    for (link_mtu, least) in [
+        (1_200, 1_200),
+        (1_452, 1_430),
+        (4_000, 3_980),
+        (8_952, 8_930),
+        (65_000, 8_930),
+    ] {
         sim::run(async move {
-            let pair = generous(1, Link { mtu: link_mtu, ..Link::default() });
+            let pair = generous(
+                1,
+                Link {
+                    mtu: link_mtu,
+                    ..Link::default()
+                },
+            );
             download(&pair).await;
             pass(SECOND).await;
             download(&pair).await;
             let (dialled, listening) = mtus(&pair).await;
             for mtu in [dialled, listening] {
-                assert!(usize::from(mtu) >= least && usize::from(mtu) <= link_mtu.min(8_952), "{mtu} of {link_mtu}");
+                assert!(
+                    usize::from(mtu) >= least && usize::from(mtu) <= link_mtu.min(8_952),
+                    "{mtu} of {link_mtu}"
+                );
             }
         });
     }
@@ -62,7 +81,13 @@ fn both_ends_find_the_mtu_of_the_path() {
 fn a_burst_never_exceeds_what_one_send_takes() {
     for link_mtu in [1_200, 1_452, 4_000, 8_952] {
         sim::run(async move {
-            let pair = generous(2, Link { mtu: link_mtu, ..Link::default() });
+            let pair = generous(
+                2,
+                Link {
+                    mtu: link_mtu,
+                    ..Link::default()
+                },
+            );
             download(&pair).await;
             download(&pair).await;
             let counts = pair.network.counts();
@@ -71,7 +96,11 @@ fn a_burst_never_exceeds_what_one_send_takes() {
             // And it is used: a burst is nearly as large as it may be.
             let most = 65_507.min(64 * link_mtu);
             assert!(counts.largest_send <= most, "{}", counts.largest_send);
-            assert!(counts.largest_send > most / 10 * 8, "{} of {most} at {link_mtu}", counts.largest_send);
+            assert!(
+                counts.largest_send > most / 10 * 8,
+                "{} of {most} at {link_mtu}",
+                counts.largest_send
+            );
         });
     }
 }
@@ -79,7 +108,10 @@ fn a_burst_never_exceeds_what_one_send_takes() {
 #[test]
 fn a_path_that_begins_to_drop_large_datagrams_is_noticed_and_survived() {
     sim::run(async {
-        let jumbo = Link { mtu: 8_952, ..Link::default() };
+        let jumbo = Link {
+            mtu: 8_952,
+            ..Link::default()
+        };
         let pair = generous(3, jumbo);
         download(&pair).await;
         pass(SECOND).await;
@@ -94,7 +126,11 @@ fn a_path_that_begins_to_drop_large_datagrams_is_noticed_and_survived() {
         let took = download(&pair).await;
         assert!(took < SECOND, "{took:?}");
         let info = &pair.listener.connections().await[0];
-        assert!(info.path.mtu <= 1_400 && info.path.black_holes > 0, "{:?}", info.path);
+        assert!(
+            info.path.mtu <= 1_400 && info.path.black_holes > 0,
+            "{:?}",
+            info.path
+        );
         assert_eq!(pair.pool_stats.handshakes.get(), 1, "on one connection");
     });
 }
@@ -102,7 +138,10 @@ fn a_path_that_begins_to_drop_large_datagrams_is_noticed_and_survived() {
 #[test]
 fn a_download_takes_the_time_that_the_path_takes() {
     sim::run(async {
-        let link = Link { latency: 10 * MILLISECOND, ..Link::default() };
+        let link = Link {
+            latency: 10 * MILLISECOND,
+            ..Link::default()
+        };
         let pair = generous(4, link);
         download(&pair).await;
         let took = download(&pair).await;

@@ -1,14 +1,9 @@
 //! Random requests on a random network, against a model of a few lines: what is complete is what was sent.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    ops::Range,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use common::{body_of, pass, pattern, post, reset_code};
@@ -69,8 +64,13 @@ fn plan() -> impl Strategy<Value = Plan> {
         1 => (0..200_000usize).prop_map(|at| Fate::Cut { at }),
         1 => Just(Fate::Early),
     ];
-    (0..300u64, size(), size(), 1..30_000usize, fate)
-        .prop_map(|(at, request, response, chunk, fate)| Plan { at, request, response, chunk, fate })
+    (0..300u64, size(), size(), 1..30_000usize, fate).prop_map(|(at, request, response, chunk, fate)| Plan {
+        at,
+        request,
+        response,
+        chunk,
+        fate,
+    })
 }
 
 /// A slice of one long pattern: no two requests have the same content.
@@ -85,7 +85,11 @@ struct Seen {
     complete: BTreeMap<usize, Vec<u8>>,
 }
 
-async fn send_content(send: &mut weft_transport::SendStream, content: &[u8], chunk: usize) -> Result<(), Error> {
+async fn send_content(
+    send: &mut weft_transport::SendStream,
+    content: &[u8],
+    chunk: usize,
+) -> Result<(), Error> {
     for piece in content.chunks(chunk) {
         send.queue_data(Bytes::copy_from_slice(piece))?;
         send.flush().await?;
@@ -183,16 +187,22 @@ fn check(seed: u64, plans: Vec<Plan>, weather: Vec<Weather>) -> Result<(), TestC
     judge(outcomes, &seen.borrow())
 }
 
+/// The answer, the failure, or nothing because it was cancelled.
+type Outcome = Option<Result<Vec<u8>, Error>>;
+
 /// The model.
 fn judge(
-    (outcomes, plans): (Vec<Option<Result<Vec<u8>, Error>>>, Rc<Vec<Plan>>),
+    (outcomes, plans): (Vec<Outcome>, Rc<Vec<Plan>>),
     seen: &Seen,
 ) -> Result<(), TestCaseError> {
     for (id, (outcome, plan)) in outcomes.into_iter().zip(plans.iter()).enumerate() {
         let begun = seen.begun.get(&id).copied().unwrap_or_default();
         prop_assert!(begun <= 1, "{id} was processed {begun} times");
         if let Some(body) = seen.complete.get(&id) {
-            prop_assert!(*body == content(id, plan.request), "request {id} is complete and wrong");
+            prop_assert!(
+                *body == content(id, plan.request),
+                "request {id} is complete and wrong"
+            );
         }
         match (plan.fate, outcome) {
             (Fate::Cut { .. }, Some(Err(error))) => {
@@ -201,7 +211,10 @@ fn judge(
             (Fate::Cut { .. }, outcome) => prop_assert!(false, "a cut answer looks complete: {outcome:?}"),
             (Fate::Cancelled { .. }, None | Some(Err(_))) => {}
             (_, Some(Ok(body))) => {
-                prop_assert!(body == content(id, plan.response), "answer {id} is complete and wrong");
+                prop_assert!(
+                    body == content(id, plan.response),
+                    "answer {id} is complete and wrong"
+                );
                 prop_assert_eq!(begun, 1);
             }
             (_, outcome) => prop_assert!(false, "request {id} {plan:?} failed: {outcome:?}"),
@@ -229,7 +242,13 @@ proptest! {
 
 #[test]
 fn the_model_knows_a_wrong_answer() {
-    let plan = Plan { at: 0, request: 0, response: 4, chunk: 1, fate: Fate::Complete };
+    let plan = Plan {
+        at: 0,
+        request: 0,
+        response: 4,
+        chunk: 1,
+        fate: Fate::Complete,
+    };
     let mut seen = Seen::default();
     seen.begun.insert(0, 1);
     let outcome = |body: Vec<u8>| (vec![Some(Ok(body))], Rc::new(vec![plan.clone()]));

@@ -1,4 +1,5 @@
 //! Readers that do not read: they hold their own stream up, and nobody else's.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 
@@ -9,9 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    MILLISECOND, SECOND, body_of, get, pass, pour, reset_code, respond, start_get, start_post,
-};
+use common::{MILLISECOND, SECOND, body_of, get, pass, pour, reset_code, respond, start_get, start_post};
 use http::StatusCode;
 use tokio::time::Instant;
 use weft_transport::{
@@ -35,7 +34,10 @@ fn big_and_small(seed: u64, config: Config) -> (Pair, Rc<RefCell<Vec<Error>>>) {
             if head.path.unwrap() == "/small" {
                 return respond(stream, b"small").await.unwrap();
             }
-            stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
+            stream
+                .send
+                .queue_response(&ResponseHead::new(StatusCode::OK))
+                .unwrap();
             let (_, result) = pour(&mut stream.send, 64 << 10, 4 * MIB).await;
             match result {
                 Ok(()) => {
@@ -81,13 +83,20 @@ fn a_hundred_stalled_readers_stall_nobody() {
         let later = slowest_small_request(&pair, 20 * SECOND).await;
         assert!(later < 5 * MILLISECOND, "{later:?}");
         let connections = pair.pool.connections();
-        assert!((2..=max).contains(&connections.len()), "{} connections", connections.len());
+        assert!(
+            (2..=max).contains(&connections.len()),
+            "{} connections",
+            connections.len()
+        );
 
         // What is left of the stalled ones fits three quarters of the window.
         let reset = pair.pool_stats.stalled_streams.get() as usize;
         let left = 100 - reset;
         assert!(left * stream_window < window / 4 * 3, "{left} are left");
-        assert!((left + 1) * stream_window >= window / 4 * 3, "{left} are left: too many were reset");
+        assert!(
+            (left + 1) * stream_window >= window / 4 * 3,
+            "{left} are left: too many were reset"
+        );
         // Each knows why.
         let mut readable = Vec::new();
         for mut stream in stalled {
@@ -146,7 +155,10 @@ fn a_hundred_uploads_that_nobody_reads_stall_nobody_for_long() {
         assert_eq!((ended.len(), waiting.len()), (reset, 100 - reset));
         for upload in ended {
             let (sent, result) = upload.await.unwrap();
-            assert!(sent <= MIB, "{sent} bytes were taken of an upload that nobody read");
+            assert!(
+                sent <= MIB,
+                "{sent} bytes were taken of an upload that nobody read"
+            );
             assert_eq!(reset_code(&result.unwrap_err()), Some(Code::H3_EXCESSIVE_LOAD));
         }
     });
@@ -157,24 +169,32 @@ fn a_stalled_reader_bounds_its_sender_and_leaves_the_others_alone() {
     sim::run(async {
         let sent = Rc::new(Cell::new(0));
         let count = sent.clone();
-        let pair = sim::pair(3, Link::default(), Config::default(), move |incoming: Incoming| {
-            let count = count.clone();
-            tokio::task::spawn_local(async move {
-                let mut stream = incoming.stream;
-                let head = stream.request_head().await.unwrap();
-                stream.mark_processed();
-                stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
-                if head.path.unwrap() == "/read" {
-                    pour(&mut stream.send, 64 << 10, 40 * MIB).await.1.unwrap();
-                    stream.send.queue_end().unwrap();
-                    return stream.send.flush().await.unwrap();
-                }
-                loop {
-                    let (chunk, _) = pour(&mut stream.send, 10_000, 10_000).await;
-                    count.set(count.get() + chunk);
-                }
-            });
-        });
+        let pair = sim::pair(
+            3,
+            Link::default(),
+            Config::default(),
+            move |incoming: Incoming| {
+                let count = count.clone();
+                tokio::task::spawn_local(async move {
+                    let mut stream = incoming.stream;
+                    let head = stream.request_head().await.unwrap();
+                    stream.mark_processed();
+                    stream
+                        .send
+                        .queue_response(&ResponseHead::new(StatusCode::OK))
+                        .unwrap();
+                    if head.path.unwrap() == "/read" {
+                        pour(&mut stream.send, 64 << 10, 40 * MIB).await.1.unwrap();
+                        stream.send.queue_end().unwrap();
+                        return stream.send.flush().await.unwrap();
+                    }
+                    loop {
+                        let (chunk, _) = pour(&mut stream.send, 10_000, 10_000).await;
+                        count.set(count.get() + chunk);
+                    }
+                });
+            },
+        );
         let window = Config::default().stream_window as usize;
         let mut stalled = start_get(&pair.pool, &pair.peer, "/stalled").await.unwrap();
         stalled.recv.response_head().await.unwrap();
@@ -191,10 +211,18 @@ fn a_stalled_reader_bounds_its_sender_and_leaves_the_others_alone() {
         // What is read makes room for as much.
         let mut received = 0;
         while received < 3 * MIB {
-            received += poll_fn(|cx| stalled.recv.poll_data(cx)).await.unwrap().unwrap().len();
+            received += poll_fn(|cx| stalled.recv.poll_data(cx))
+                .await
+                .unwrap()
+                .unwrap()
+                .len();
         }
         pass(SECOND).await;
-        assert!(sent.get() > blocked_at + 2 * MIB && sent.get() <= received + window, "{}", sent.get());
+        assert!(
+            sent.get() > blocked_at + 2 * MIB && sent.get() <= received + window,
+            "{}",
+            sent.get()
+        );
         assert_eq!(pair.pool_stats.stalled_streams.get(), 0);
     });
 }
@@ -245,7 +273,10 @@ fn readers_that_leave_a_little_unread_are_left_alone() {
                 let mut stream = incoming.stream;
                 stream.request_head().await.unwrap();
                 stream.mark_processed();
-                stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
+                stream
+                    .send
+                    .queue_response(&ResponseHead::new(StatusCode::OK))
+                    .unwrap();
                 // Events, now and then.
                 for _ in 0..5 {
                     pour(&mut stream.send, 1_000, 1_000).await.1.unwrap();

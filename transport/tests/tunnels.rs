@@ -1,4 +1,5 @@
 //! Tunnels: bytes of an application in a CONNECT stream, for as long as it likes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 
@@ -12,7 +13,8 @@ use tokio::{
     sync::mpsc,
 };
 use weft_transport::{
-    Config, Error, ErrorKind, Incoming, PeerKey, Pool, Processed, RequestStream, TunnelEnd, TunnelError, copy_tunnel,
+    Config, Error, ErrorKind, Incoming, PeerKey, Pool, Processed, RequestStream, TunnelEnd, TunnelError,
+    copy_tunnel,
     h3::{Code, RequestHead, ResponseHead},
     sim::{self, Link, Pair},
 };
@@ -30,23 +32,37 @@ async fn connect(pool: &Pool, peer: &PeerKey) -> Result<RequestStream, Error> {
 }
 
 /// A listener that takes tunnels and hands out the application's end of each.
-fn tunnels(seed: u64) -> (Pair, mpsc::UnboundedReceiver<DuplexStream>, mpsc::UnboundedReceiver<TunnelEnd>) {
+fn tunnels(
+    seed: u64,
+) -> (
+    Pair,
+    mpsc::UnboundedReceiver<DuplexStream>,
+    mpsc::UnboundedReceiver<TunnelEnd>,
+) {
     let (applications, accepted) = mpsc::unbounded_channel();
     let (ends, ended) = mpsc::unbounded_channel();
-    let pair = sim::pair(seed, Link::default(), Config::default(), move |incoming: Incoming| {
-        let (applications, ends) = (applications.clone(), ends.clone());
-        tokio::task::spawn_local(async move {
-            let mut stream = incoming.stream;
-            let head = stream.request_head().await.unwrap();
-            assert_eq!((head.method, head.path), (Method::CONNECT, None));
-            stream.mark_processed();
-            stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
-            stream.send.flush().await.unwrap();
-            let (mut near, far) = tokio::io::duplex(PIPE);
-            let _ = applications.send(far);
-            let _ = ends.send(copy_tunnel(&mut near, stream).await);
-        });
-    });
+    let pair = sim::pair(
+        seed,
+        Link::default(),
+        Config::default(),
+        move |incoming: Incoming| {
+            let (applications, ends) = (applications.clone(), ends.clone());
+            tokio::task::spawn_local(async move {
+                let mut stream = incoming.stream;
+                let head = stream.request_head().await.unwrap();
+                assert_eq!((head.method, head.path), (Method::CONNECT, None));
+                stream.mark_processed();
+                stream
+                    .send
+                    .queue_response(&ResponseHead::new(StatusCode::OK))
+                    .unwrap();
+                stream.send.flush().await.unwrap();
+                let (mut near, far) = tokio::io::duplex(PIPE);
+                let _ = applications.send(far);
+                let _ = ends.send(copy_tunnel(&mut near, stream).await);
+            });
+        },
+    );
     (pair, accepted, ended)
 }
 
@@ -65,7 +81,11 @@ fn bytes_pass_both_ways_and_each_way_ends_by_itself() {
             let (pair, mut accepted, mut ended) = tunnels(1);
             let (client, tunnel) = open(&pair).await;
             let server = accepted.recv().await.unwrap();
-            let (mut first, mut second) = if client_first { (client, server) } else { (server, client) };
+            let (mut first, mut second) = if client_first {
+                (client, server)
+            } else {
+                (server, client)
+            };
             // The first side says all that it has to say.
             let sent = pattern(300_000);
             let (written, mut read) = (sent.clone(), Vec::new());
@@ -85,7 +105,10 @@ fn bytes_pass_both_ways_and_each_way_ends_by_itself() {
             first.read_to_end(&mut answer).await.unwrap();
             assert_eq!(answer, b"a late answer");
             let (dialled, taken) = (tunnel.await.unwrap(), ended.recv().await.unwrap());
-            assert!(dialled.error.is_none() && taken.error.is_none(), "{dialled:?} {taken:?}");
+            assert!(
+                dialled.error.is_none() && taken.error.is_none(),
+                "{dialled:?} {taken:?}"
+            );
             assert_eq!((dialled.sent, dialled.received), (taken.received, taken.sent));
             assert_eq!(dialled.sent + dialled.received, 300_000 + 13);
         });
@@ -127,7 +150,10 @@ impl tokio::io::AsyncWrite for Broken {
         std::task::Poll::Ready(Ok(data.len()))
     }
 
-    fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
         std::task::Poll::Ready(Ok(()))
     }
 
@@ -146,7 +172,10 @@ fn a_reset_of_one_application_is_a_reset_of_the_other() {
         let stream = connect(&pair.pool, &pair.peer).await.unwrap();
         let _server = accepted.recv().await.unwrap();
         let dialled = copy_tunnel(&mut Broken, stream).await;
-        assert!(matches!(dialled.error, Some(TunnelError::Application(_))), "{dialled:?}");
+        assert!(
+            matches!(dialled.error, Some(TunnelError::Application(_))),
+            "{dialled:?}"
+        );
         let taken = ended.recv().await.unwrap();
         let Some(TunnelError::Peer(error)) = taken.error else {
             panic!("{taken:?}")
@@ -190,7 +219,10 @@ fn an_application_that_does_not_read_stops_the_one_that_writes() {
         let blocked_at = *written.borrow();
         // One stream window, both pipes and what is in hand between them.
         let window = Config::default().stream_window as usize;
-        assert!(blocked_at > window / 2 && blocked_at < window + 20 * PIPE, "{blocked_at}");
+        assert!(
+            blocked_at > window / 2 && blocked_at < window + 20 * PIPE,
+            "{blocked_at}"
+        );
         pass(10 * SECOND).await;
         assert_eq!(*written.borrow(), blocked_at);
         let mut buffer = vec![0; blocked_at];
@@ -217,7 +249,10 @@ fn tunnels_without_end_never_take_the_room_of_requests() {
                     return stream.reject();
                 };
                 stream.mark_processed();
-                stream.send.queue_response(&ResponseHead::new(StatusCode::OK)).unwrap();
+                stream
+                    .send
+                    .queue_response(&ResponseHead::new(StatusCode::OK))
+                    .unwrap();
                 stream.send.flush().await.unwrap();
                 // Open until the other side ends it.
                 let _ = body_of(&mut stream.recv).await;
@@ -298,16 +333,27 @@ fn a_connect_that_is_answered_with_a_failure_is_a_message() {
                 let mut stream = incoming.stream;
                 stream.request_head().await.unwrap();
                 stream.mark_processed();
-                stream.send.queue_response(&ResponseHead::new(StatusCode::NOT_FOUND)).unwrap();
-                stream.send.queue_data(Bytes::from_static(b"no such port")).unwrap();
+                stream
+                    .send
+                    .queue_response(&ResponseHead::new(StatusCode::NOT_FOUND))
+                    .unwrap();
+                stream
+                    .send
+                    .queue_data(Bytes::from_static(b"no such port"))
+                    .unwrap();
                 stream.send.queue_end().unwrap();
                 stream.send.flush().await.unwrap();
             });
         });
         let mut stream = pair.pool.stream(&pair.peer).await.unwrap();
-        stream.queue_request(&RequestHead::connect(Authority::from_static("server:1"))).unwrap();
+        stream
+            .queue_request(&RequestHead::connect(Authority::from_static("server:1")))
+            .unwrap();
         stream.send.flush().await.unwrap();
-        assert_eq!(stream.recv.response_head().await.unwrap().status, StatusCode::NOT_FOUND);
+        assert_eq!(
+            stream.recv.response_head().await.unwrap().status,
+            StatusCode::NOT_FOUND
+        );
         assert_eq!(body_of(&mut stream.recv).await.unwrap(), b"no such port");
         // What the tunnel would have carried goes nowhere.
         let (_, result) = pour(&mut stream.send, 10_000, 100 << 20).await;

@@ -5,9 +5,7 @@ use std::{future::poll_fn, rc::Rc};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use weft_transport::{
-    DialFailure, Error, ErrorKind, PeerKey, Processed,
-    credentials::testing::Authority,
-    h3::Code,
+    DialFailure, Error, ErrorKind, PeerKey, Processed, credentials::testing::Authority, h3::Code,
 };
 
 use crate::{
@@ -42,9 +40,15 @@ pub(crate) async fn requests_carry_our_identity() {
     let (mut theirs, ours) = joined();
     assert_eq!(ours.get("/hello").await.unwrap(), b"hello");
     let (caller, path, code) = theirs.seen.recv().await.unwrap();
-    assert_eq!((caller.as_str(), path.as_str(), code), ("spiffe://example.org/ns/default/sa/client", "/hello", None));
+    assert_eq!(
+        (caller.as_str(), path.as_str(), code),
+        ("spiffe://example.org/ns/default/sa/client", "/hello", None)
+    );
     let mut stream = ours.start(Method::GET, "/nowhere").await.unwrap();
-    assert_eq!(stream.recv.response_head().await.unwrap().status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        stream.recv.response_head().await.unwrap().status,
+        StatusCode::NOT_FOUND
+    );
     let (key, info) = &ours.pool.connections()[0];
     assert_eq!(info.identity.as_ref(), Some(&key.identity));
 }
@@ -57,7 +61,8 @@ pub(crate) async fn large_bodies_pass_both_ways() {
     let body = sent.clone();
     let upload = async {
         for chunk in (0..body.len()).step_by(100_000) {
-            send.queue_data(body.slice(chunk..body.len().min(chunk + 100_000))).unwrap();
+            send.queue_data(body.slice(chunk..body.len().min(chunk + 100_000)))
+                .unwrap();
             send.flush().await.unwrap();
         }
         send.queue_end().unwrap();
@@ -89,7 +94,10 @@ pub(crate) async fn trailers_pass_both_ways() {
 pub(crate) async fn a_response_to_head_has_no_content() {
     let (_theirs, ours) = joined();
     let mut stream = ours.start(Method::HEAD, "/hello").await.unwrap();
-    assert_eq!(stream.recv.response_head().await.unwrap().headers["content-length"], "5");
+    assert_eq!(
+        stream.recv.response_head().await.unwrap().headers["content-length"],
+        "5"
+    );
     assert_eq!(body_of(&mut stream.recv).await.unwrap(), b"");
 }
 
@@ -110,7 +118,10 @@ pub(crate) async fn our_cancelled_download_reaches_their_application() {
     poll_fn(|cx| stream.recv.poll_data(cx)).await.unwrap();
     drop(stream);
     let (_, path, code) = theirs.seen.recv().await.unwrap();
-    assert_eq!((path.as_str(), code), ("/endless", Some(Code::H3_REQUEST_CANCELLED.value())));
+    assert_eq!(
+        (path.as_str(), code),
+        ("/endless", Some(Code::H3_REQUEST_CANCELLED.value()))
+    );
     is_well(&ours).await;
 }
 
@@ -122,7 +133,10 @@ pub(crate) async fn our_cancelled_upload_reaches_their_application() {
     stream.recv.response_head().await.unwrap();
     stream.send.reset(Code::H3_REQUEST_CANCELLED);
     let (_, path, code) = theirs.seen.recv().await.unwrap();
-    assert_eq!((path.as_str(), code), ("/echo", Some(Code::H3_REQUEST_CANCELLED.value())));
+    assert_eq!(
+        (path.as_str(), code),
+        ("/echo", Some(Code::H3_REQUEST_CANCELLED.value()))
+    );
     drop(stream);
     is_well(&ours).await;
 }
@@ -134,7 +148,11 @@ pub(crate) async fn their_aborts_are_told_apart() {
         ("/half", Code::H3_INTERNAL_ERROR, Processed::Maybe),
     ] {
         let error = ours.get(path).await.unwrap_err();
-        assert_eq!((code_of(&error), error.processed()), (Some(code), processed), "{path}");
+        assert_eq!(
+            (code_of(&error), error.processed()),
+            (Some(code), processed),
+            "{path}"
+        );
     }
     is_well(&ours).await;
 }
@@ -162,7 +180,10 @@ pub(crate) async fn a_content_length_that_lies_ends_its_stream_alone() {
     let mut other = ours.start(Method::POST, "/echo").await.unwrap();
     for path in ["/short", "/long"] {
         let error = ours.get(path).await.unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Malformed(_)), "{path}: {error:?}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Malformed(_)),
+            "{path}: {error:?}"
+        );
     }
     other.send.queue_data(Bytes::from_static(b"untouched")).unwrap();
     other.send.queue_end().unwrap();
@@ -207,8 +228,14 @@ pub(crate) async fn a_request_at_their_goaway_is_unprocessed() {
 pub(crate) async fn another_identity_is_refused() {
     let (_theirs, ours) = joined();
     let other = Authority::new(TRUST_DOMAIN).id("default", "other");
-    let peer = PeerKey { identity: other, ..ours.peer.clone() };
+    let peer = PeerKey {
+        identity: other,
+        ..ours.peer.clone()
+    };
     let error = ours.pool.stream(&peer).await.err().unwrap();
-    assert!(matches!(error.kind(), ErrorKind::Dial(DialFailure::PeerRefused(_))), "{error:?}");
+    assert!(
+        matches!(error.kind(), ErrorKind::Dial(DialFailure::PeerRefused(_))),
+        "{error:?}"
+    );
     is_well(&ours).await;
 }

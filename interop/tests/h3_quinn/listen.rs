@@ -1,8 +1,8 @@
 //! Their client calls our listener.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
 use h3::error::Code;
+use http::{HeaderMap, Method};
 use weft_transport::{ErrorKind, h3::H3Error};
 
 use crate::{
@@ -39,11 +39,17 @@ pub(crate) async fn requests_carry_the_callers_identity() {
 pub(crate) async fn large_bodies_pass_both_ways() {
     let (_ours, theirs) = joined().await;
     let sent = pattern(16 << 20);
-    let (mut send, mut recv) = theirs.start(Method::POST, "/echo", HeaderMap::new()).await.unwrap().split();
+    let (mut send, mut recv) = theirs
+        .start(Method::POST, "/echo", HeaderMap::new())
+        .await
+        .unwrap()
+        .split();
     let body = sent.clone();
     let upload = async {
         for chunk in (0..body.len()).step_by(100_000) {
-            send.send_data(body.slice(chunk..body.len().min(chunk + 100_000))).await.unwrap();
+            send.send_data(body.slice(chunk..body.len().min(chunk + 100_000)))
+                .await
+                .unwrap();
         }
         send.finish().await.unwrap();
     };
@@ -58,7 +64,10 @@ pub(crate) async fn large_bodies_pass_both_ways() {
 pub(crate) async fn trailers_pass_both_ways() {
     let (_ours, theirs) = joined().await;
     let trailers = fields(&[("grpc-status", "0"), ("checksum", "abc")]);
-    let mut stream = theirs.start(Method::POST, "/echo", HeaderMap::new()).await.unwrap();
+    let mut stream = theirs
+        .start(Method::POST, "/echo", HeaderMap::new())
+        .await
+        .unwrap();
     stream.send_data(Bytes::from_static(b"body")).await.unwrap();
     stream.send_trailers(trailers.clone()).await.unwrap();
     stream.finish().await.unwrap();
@@ -69,9 +78,15 @@ pub(crate) async fn trailers_pass_both_ways() {
 
 pub(crate) async fn a_response_to_head_has_no_content() {
     let (_ours, theirs) = joined().await;
-    let mut stream = theirs.start(Method::HEAD, "/hello", HeaderMap::new()).await.unwrap();
+    let mut stream = theirs
+        .start(Method::HEAD, "/hello", HeaderMap::new())
+        .await
+        .unwrap();
     stream.finish().await.unwrap();
-    assert_eq!(stream.recv_response().await.unwrap().headers()["content-length"], "5");
+    assert_eq!(
+        stream.recv_response().await.unwrap().headers()["content-length"],
+        "5"
+    );
     assert_eq!(their_body(&mut stream).await.unwrap(), b"");
 }
 
@@ -85,7 +100,10 @@ pub(crate) async fn a_thousand_requests_at_once() {
 
 pub(crate) async fn their_cancelled_download_reaches_our_application() {
     let (mut ours, theirs) = joined().await;
-    let mut stream = theirs.start(Method::GET, "/hang", HeaderMap::new()).await.unwrap();
+    let mut stream = theirs
+        .start(Method::GET, "/hang", HeaderMap::new())
+        .await
+        .unwrap();
     stream.finish().await.unwrap();
     stream.recv_response().await.unwrap();
     stream.stop_sending(Code::H3_REQUEST_CANCELLED);
@@ -96,7 +114,10 @@ pub(crate) async fn their_cancelled_download_reaches_our_application() {
 
 pub(crate) async fn their_cancelled_upload_reaches_our_application() {
     let (mut ours, theirs) = joined().await;
-    let mut stream = theirs.start(Method::POST, "/echo", HeaderMap::new()).await.unwrap();
+    let mut stream = theirs
+        .start(Method::POST, "/echo", HeaderMap::new())
+        .await
+        .unwrap();
     stream.send_data(pattern(10_000)).await.unwrap();
     stream.recv_response().await.unwrap();
     stream.stop_stream(Code::H3_REQUEST_CANCELLED);
@@ -110,7 +131,10 @@ pub(crate) async fn their_cancelled_upload_reaches_our_application() {
 
 pub(crate) async fn our_aborts_say_what_they_mean() {
     let (_ours, theirs) = joined().await;
-    for (path, code) in [("/refused", Code::H3_REQUEST_REJECTED), ("/half", Code::H3_INTERNAL_ERROR)] {
+    for (path, code) in [
+        ("/refused", Code::H3_REQUEST_REJECTED),
+        ("/half", Code::H3_INTERNAL_ERROR),
+    ] {
         let error = theirs.get(path).await.unwrap_err();
         assert_eq!(code_of(&error), Some(code.value()), "{path}: {error:?}");
     }
@@ -120,7 +144,11 @@ pub(crate) async fn our_aborts_say_what_they_mean() {
 pub(crate) async fn an_early_answer_arrives() {
     let (_ours, theirs) = joined().await;
     for _ in 0..10 {
-        let (mut send, mut recv) = theirs.start(Method::POST, "/early", HeaderMap::new()).await.unwrap().split();
+        let (mut send, mut recv) = theirs
+            .start(Method::POST, "/early", HeaderMap::new())
+            .await
+            .unwrap()
+            .split();
         let upload = async {
             loop {
                 if let Err(error) = send.send_data(pattern(10_000)).await {
@@ -137,7 +165,10 @@ pub(crate) async fn an_early_answer_arrives() {
 
 pub(crate) async fn a_content_length_that_lies_ends_its_stream_alone() {
     let (mut ours, theirs) = joined().await;
-    let mut other = theirs.start(Method::POST, "/echo", HeaderMap::new()).await.unwrap();
+    let mut other = theirs
+        .start(Method::POST, "/echo", HeaderMap::new())
+        .await
+        .unwrap();
     for length in [0, 9, 11] {
         let announced = fields(&[("content-length", "10")]);
         let mut stream = theirs.start(Method::POST, "/echo", announced).await.unwrap();
@@ -149,7 +180,11 @@ pub(crate) async fn a_content_length_that_lies_ends_its_stream_alone() {
             Ok(_) => their_body(&mut stream).await.unwrap_err(),
             Err(error) => error,
         };
-        assert_eq!(code_of(&error), Some(Code::H3_MESSAGE_ERROR.value()), "{length}: {error:?}");
+        assert_eq!(
+            code_of(&error),
+            Some(Code::H3_MESSAGE_ERROR.value()),
+            "{length}: {error:?}"
+        );
         let error = ours.seen.recv().await.unwrap().result.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Malformed(_)), "{error:?}");
     }
@@ -168,14 +203,24 @@ pub(crate) async fn malformed_requests_end_their_streams_alone() {
         fields(&[("te", "gzip")]),
         fields(&[("content-length", "+5")]),
     ] {
-        let mut stream = theirs.start(Method::GET, "/hello", headers.clone()).await.unwrap();
+        let mut stream = theirs
+            .start(Method::GET, "/hello", headers.clone())
+            .await
+            .unwrap();
         let _ = stream.finish().await;
         let error = stream.recv_response().await.unwrap_err();
         // An answer of REQUEST_REJECTED would send it to the next endpoint.
-        assert_eq!(code_of(&error), Some(Code::H3_MESSAGE_ERROR.value()), "{headers:?}: {error:?}");
+        assert_eq!(
+            code_of(&error),
+            Some(Code::H3_MESSAGE_ERROR.value()),
+            "{headers:?}: {error:?}"
+        );
         let Saw { path, result, .. } = ours.seen.recv().await.unwrap();
         assert_eq!(path, "", "the application must not see {headers:?}");
-        assert!(matches!(result.unwrap_err().kind(), ErrorKind::Malformed(H3Error::Message(_))));
+        assert!(matches!(
+            result.unwrap_err().kind(),
+            ErrorKind::Malformed(H3Error::Message(_))
+        ));
     }
     // CONNECT as h3 0.0.8 says it, with :scheme and :path (RFC 9114 section 4.4).
     let stream = theirs.start(Method::CONNECT, "/", HeaderMap::new()).await;
@@ -205,7 +250,10 @@ pub(crate) async fn an_endless_frame_is_not_buffered() {
 
 pub(crate) async fn goaway_finishes_what_was_taken() {
     let (mut ours, theirs) = joined().await;
-    let mut slow = theirs.start(Method::GET, "/slow", HeaderMap::new()).await.unwrap();
+    let mut slow = theirs
+        .start(Method::GET, "/slow", HeaderMap::new())
+        .await
+        .unwrap();
     slow.finish().await.unwrap();
     // Taken before the drain begins.
     is_well(&theirs).await;

@@ -2,6 +2,7 @@
 //!
 //! One table of cases for each direction, one function a case. A case of [`dial`] needs of the other side nothing
 //! but the small service of [`theirs::service`], so that any HTTP/3 server that offers it can stand in for it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod dial;
 mod listen;
@@ -15,7 +16,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs `case` as a worker does: on one thread.
 fn run<F: Future<Output = ()>>(case: impl FnOnce() -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         tokio::time::timeout(LIMIT, case()).await.expect("it hangs");
     });

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, uri};
 use tokio::sync::mpsc;
 use weft_transport::{
-    Config, EndpointState, Error, Incoming, Listener, ListenerOptions, PeerKey, Pool, PoolOptions, RecvStream,
-    RequestStream, TransportStats,
+    Config, EndpointState, Error, Incoming, Listener, ListenerOptions, PeerKey, Pool, PoolOptions,
+    RecvStream, RequestStream, TransportStats,
     credentials::testing::Authority,
     h3::{Code, RequestHead, ResponseHead},
 };
@@ -16,11 +16,16 @@ pub(crate) const TRUST_DOMAIN: &str = "example.org";
 
 /// Content that differs wherever it is misplaced.
 pub(crate) fn pattern(length: usize) -> Bytes {
-    (0..length as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+    (0..length as u64)
+        .map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+        .collect()
 }
 
 pub(crate) fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-    pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect()
 }
 
 /// Our listener, and what its application saw.
@@ -42,7 +47,11 @@ pub(crate) struct Saw {
 pub(crate) fn listen() -> Ours {
     let authority = Authority::new(TRUST_DOMAIN);
     let (saw, seen) = mpsc::unbounded_channel();
-    let options = ListenerOptions { address: SocketAddr::from(([127, 0, 0, 1], 0)), worker: 0, workers: 1 };
+    let options = ListenerOptions {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        worker: 0,
+        workers: 1,
+    };
     let listener = Listener::bind(
         &options,
         Arc::new(Config::default()),
@@ -59,7 +68,11 @@ pub(crate) fn listen() -> Ours {
             });
         },
     );
-    Ours { authority, listener: listener.unwrap(), seen }
+    Ours {
+        authority,
+        listener: listener.unwrap(),
+        seen,
+    }
 }
 
 /// The service.
@@ -113,7 +126,9 @@ async fn serve(incoming: Incoming, path: &mut String) -> Result<(), Error> {
             stream.send.queue_data(Bytes::from_static(b"early"))?;
         }
         _ => {
-            stream.send.queue_response(&ResponseHead::new(StatusCode::NOT_FOUND))?;
+            stream
+                .send
+                .queue_response(&ResponseHead::new(StatusCode::NOT_FOUND))?;
         }
     }
     stream.send.queue_end()?;
@@ -136,8 +151,16 @@ pub(crate) fn dial(authority: &Authority, address: SocketAddr) -> Rc<Dialler> {
         Arc::new(authority.credentials("default", "client")),
         stats.clone(),
     );
-    let peer = PeerKey { uid: "default/server".into(), address, identity: authority.id("default", "server") };
-    Rc::new(Dialler { pool: pool.unwrap(), peer, stats })
+    let peer = PeerKey {
+        uid: "default/server".into(),
+        address,
+        identity: authority.id("default", "server"),
+    };
+    Rc::new(Dialler {
+        pool: pool.unwrap(),
+        peer,
+        stats,
+    })
 }
 
 impl Dialler {

@@ -26,15 +26,21 @@ pub(crate) type StreamError = h3::error::StreamError;
 /// Certificates of a workload as rustls takes them.
 fn identity(authority: &Authority, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let pem = authority.svid_pem("default", name);
-    let chain = CertificateDer::pem_slice_iter(pem.chain.as_bytes()).map(Result::unwrap).collect();
+    let chain = CertificateDer::pem_slice_iter(pem.chain.as_bytes())
+        .map(Result::unwrap)
+        .collect();
     (chain, PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap())
 }
 
 fn verifier(authority: &Authority) -> Arc<dyn ClientCertVerifier> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.bundle_pem().as_bytes()).unwrap()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_slice(authority.bundle_pem().as_bytes()).unwrap())
+        .unwrap();
     let provider = Arc::new(default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap()
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .unwrap()
 }
 
 /// Checks the chain, as a client of the mesh must, and no host name: an SVID has none.
@@ -83,7 +89,11 @@ impl ServerCertVerifier for ChainVerifier {
 
 /// Who the other end of a connection proved to be.
 pub(crate) fn peer_of(connection: &quinn::Connection) -> String {
-    let chain = connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
+    let chain = connection
+        .peer_identity()
+        .unwrap()
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .unwrap();
     peer_identity(&chain).unwrap().id.to_string()
 }
 
@@ -119,22 +129,41 @@ pub(crate) async fn connect_quic(
     };
     tls.alpn_protocols = vec![b"h3".to_vec()];
     let mut endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap())));
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(
+        QuicClientConfig::try_from(tls).unwrap(),
+    )));
     let connection = endpoint.connect(address, "weft.invalid").unwrap().await?;
     Ok((endpoint, connection))
 }
 
 impl TheirClient {
     pub(crate) async fn connect(authority: &Authority, address: SocketAddr) -> Self {
-        let (endpoint, connection) = connect_quic(authority, Shows::Of(authority), address).await.unwrap();
-        let (mut driver, send) = h3::client::new(h3_quinn::Connection::new(connection.clone())).await.unwrap();
+        let (endpoint, connection) = connect_quic(authority, Shows::Of(authority), address)
+            .await
+            .unwrap();
+        let (mut driver, send) = h3::client::new(h3_quinn::Connection::new(connection.clone()))
+            .await
+            .unwrap();
         tokio::task::spawn_local(async move { driver.wait_idle().await });
-        Self { send, connection, _endpoint: endpoint }
+        Self {
+            send,
+            connection,
+            _endpoint: endpoint,
+        }
     }
 
     /// Sends a head.
-    pub(crate) async fn start(&self, method: Method, path: &str, headers: HeaderMap) -> Result<TheirStream, StreamError> {
-        let mut head = Request::builder().method(method).uri(format!("https://server{path}")).body(()).unwrap();
+    pub(crate) async fn start(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+    ) -> Result<TheirStream, StreamError> {
+        let mut head = Request::builder()
+            .method(method)
+            .uri(format!("https://server{path}"))
+            .body(())
+            .unwrap();
         *head.headers_mut() = headers;
         self.send.clone().send_request(head).await
     }
@@ -201,7 +230,12 @@ pub(crate) fn serve(authority: &Authority, beyond: usize) -> TheirServer {
             });
         }
     });
-    TheirServer { address: endpoint.local_addr().unwrap(), seen, go_away, _endpoint: endpoint }
+    TheirServer {
+        address: endpoint.local_addr().unwrap(),
+        seen,
+        go_away,
+        _endpoint: endpoint,
+    }
 }
 
 async fn serve_connection(
@@ -211,7 +245,9 @@ async fn serve_connection(
     beyond: usize,
 ) {
     let caller = peer_of(&connection);
-    let mut h3 = h3::server::Connection::new(h3_quinn::Connection::new(connection)).await.unwrap();
+    let mut h3 = h3::server::Connection::new(h3_quinn::Connection::new(connection))
+        .await
+        .unwrap();
     loop {
         tokio::select! {
             accepted = h3.accept() => {
@@ -231,13 +267,18 @@ async fn serve_connection(
 }
 
 /// What the cases of [`crate::dial`] need of a server.
-async fn service(resolver: RequestResolver<h3_quinn::Connection, Bytes>, path: &mut String) -> Result<(), StreamError> {
+async fn service(
+    resolver: RequestResolver<h3_quinn::Connection, Bytes>,
+    path: &mut String,
+) -> Result<(), StreamError> {
     let (head, mut stream) = resolver.resolve_request().await?;
     head.uri().path().clone_into(path);
     let ok = || Response::builder().status(200);
     match path.as_str() {
         "/hello" => {
-            stream.send_response(ok().header("content-length", 5).body(()).unwrap()).await?;
+            stream
+                .send_response(ok().header("content-length", 5).body(()).unwrap())
+                .await?;
             if head.method() != Method::HEAD {
                 stream.send_data(Bytes::from_static(b"hello")).await?;
             }
@@ -274,9 +315,15 @@ async fn service(resolver: RequestResolver<h3_quinn::Connection, Bytes>, path: &
             let mut head = ok().body(()).unwrap();
             *head.headers_mut() = fields(&[("content-length", "10")]);
             stream.send_response(head).await?;
-            stream.send_data(pattern(if path == "/short" { 9 } else { 11 })).await?;
+            stream
+                .send_data(pattern(if path == "/short" { 9 } else { 11 }))
+                .await?;
         }
-        _ => stream.send_response(Response::builder().status(404).body(()).unwrap()).await?,
+        _ => {
+            stream
+                .send_response(Response::builder().status(404).body(()).unwrap())
+                .await?
+        }
     }
     stream.finish().await
 }

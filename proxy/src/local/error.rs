@@ -136,13 +136,6 @@ impl StdError for Reset {
     }
 }
 
-/// The HTTP/2 code with which the other side reset a stream, if that is what the error is.
-pub(crate) fn reset_code(error: &hyper::Error) -> Option<h2::Reason> {
-    find::<h2::Error>(error)
-        .filter(|error| error.is_reset())
-        .and_then(h2::Error::reason)
-}
-
 /// Whether a connection ended before a byte of the response, in a way that an idle connection ends: then a client
 /// sends a request that it may send twice once more (RFC 9112 section 9.3.1).
 pub(super) fn ended_early(error: &hyper::Error) -> bool {

@@ -19,7 +19,7 @@ pub(crate) struct LocalStream {
     prefix: Bytes,
     stream: TcpStream,
     /// Of a connection that we opened: it is ours as long as it is open.
-    outgoing: Option<OutgoingGuard>,
+    _outgoing: Option<OutgoingGuard>,
 }
 
 impl LocalStream {
@@ -31,14 +31,14 @@ impl LocalStream {
         Self {
             prefix,
             stream,
-            outgoing: None,
+            _outgoing: None,
         }
     }
 
     /// Takes over a stream that was opened by us.
     pub(super) fn outgoing(stream: TcpStream, guard: OutgoingGuard) -> Self {
         Self {
-            outgoing: Some(guard),
+            _outgoing: Some(guard),
             ..Self::new(stream, Bytes::new())
         }
     }
@@ -58,6 +58,7 @@ impl LocalStream {
     }
 
     /// Bytes read before and not taken since.
+    #[cfg(test)]
     pub(crate) fn prefix(&self) -> &Bytes {
         &self.prefix
     }

@@ -147,6 +147,7 @@ impl<B: AppBody> AppPool<B> {
     ///
     /// # Errors
     /// If there is no connection. Nothing was sent then.
+    #[cfg(test)]
     pub(crate) async fn connect(&self, address: SocketAddr) -> Result<LocalStream, AppError> {
         self.0.connector.connect(address).await
     }

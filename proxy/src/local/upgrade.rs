@@ -48,17 +48,6 @@ impl PendingUpgrade {
     }
 }
 
-impl UpgradedStream {
-    /// Aborts the connection: the caller sees a reset, never a clean end.
-    pub(crate) fn reset(self) {
-        match self {
-            Self::Tcp(stream) => stream.reset(),
-            // Dropped unfinished, it resets its HTTP/2 stream.
-            Self::Http2(stream) => drop(stream),
-        }
-    }
-}
-
 impl AsyncRead for UpgradedStream {
     fn poll_read(
         self: Pin<&mut Self>,

@@ -78,7 +78,12 @@ impl Authority {
     /// # Panics
     /// The names cannot be in a SPIFFE ID.
     #[must_use]
-    pub fn credentials_until(&self, namespace: &str, service_account: &str, not_after: SystemTime) -> Credentials {
+    pub fn credentials_until(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        not_after: SystemTime,
+    ) -> Credentials {
         let id = self.id(namespace, service_account);
         let key = key(&format!("leaf {id}"));
         let chain = self.chain_pem(&id, &key, |params| params.not_after = not_after.into());

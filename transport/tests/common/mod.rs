@@ -29,7 +29,11 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
         .collect()
 }
 
-pub(crate) async fn get(pool: &Pool, peer: &PeerKey, path: &'static str) -> Result<(ResponseHead, Vec<u8>), Error> {
+pub(crate) async fn get(
+    pool: &Pool,
+    peer: &PeerKey,
+    path: &'static str,
+) -> Result<(ResponseHead, Vec<u8>), Error> {
     let mut stream = pool.stream(peer).await?;
     stream.queue_request(&request(Method::GET, path))?;
     stream.send.queue_end()?;
@@ -75,7 +79,11 @@ pub(crate) async fn echo(incoming: Incoming) {
 }
 
 /// Sends the head and the end of a GET.
-pub(crate) async fn start_get(pool: &Pool, peer: &PeerKey, path: &'static str) -> Result<RequestStream, Error> {
+pub(crate) async fn start_get(
+    pool: &Pool,
+    peer: &PeerKey,
+    path: &'static str,
+) -> Result<RequestStream, Error> {
     let mut stream = pool.stream(peer).await?;
     stream.queue_request(&request(Method::GET, path))?;
     stream.send.queue_end()?;
@@ -84,7 +92,11 @@ pub(crate) async fn start_get(pool: &Pool, peer: &PeerKey, path: &'static str) -
 }
 
 /// Sends the head of a POST.
-pub(crate) async fn start_post(pool: &Pool, peer: &PeerKey, path: &'static str) -> Result<RequestStream, Error> {
+pub(crate) async fn start_post(
+    pool: &Pool,
+    peer: &PeerKey,
+    path: &'static str,
+) -> Result<RequestStream, Error> {
     let mut stream = pool.stream(peer).await?;
     stream.queue_request(&post(path))?;
     stream.send.flush().await?;
