@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use tracing_subscriber::EnvFilter;
 
 use crate::{demo::DemoArgs, dev_certs::DevCertsArgs};
 
@@ -15,15 +16,63 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 invalid input or failure, 2 wrong use of the command line.\n\n\
-    See it work: weft-proxy demo --once";
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  invalid input, or failure
+  2  wrong use of the command line
+
+See it work:
+  weft-proxy demo --once";
+
+const RUN_HELP: &str = "\
+Certificates and documents are read again when they change, and at once on SIGHUP; the last good ones stay in use
+while what is read is wrong. The configuration itself is read once. SIGTERM and SIGINT finish what is under way, up
+to its drainTimeout, and end.
+
+Examples:
+  weft-proxy run --config web.yaml
+  weft-proxy run --config web.yaml --log info,weft_transport=debug --log-format json
+
+Exit codes: 0 ended as told, 1 the configuration is wrong or the proxy could not start, 2 wrong use.";
+
+const CHECK_HELP: &str = "\
+Reads what a proxy would read, and starts nothing. Errors are lines `FILE:LINE: FIELD: MESSAGE`, all of them at once.
+What works, but hardly as it was meant, is a warning.
+
+Examples:
+  weft-proxy check --config web.yaml
+  weft-proxy check --config web.yaml --output json
+
+Exit codes: 0 no errors, 1 errors, 2 wrong use.";
+
+const DEV_CERTS_HELP: &str = "\
+Examples:
+  weft-proxy dev-certs certs web db        for the service accounts web and db of the namespace default
+  weft-proxy dev-certs certs shop/web      for web of the namespace shop
+  weft-proxy dev-certs certs web --force   replace the certificate and key of web
+
+In the configuration of a proxy:
+  identity: {certificate: certs/web.pem, key: certs/web.key, trustBundle: certs/ca.pem}";
+
+const DEMO_HELP: &str = "\
+Examples:
+  weft-proxy demo          leave the mesh up, and say how to call it
+  weft-proxy demo --once   end with a summary
+
+Exit codes: 0 all went well, 1 something failed, 2 wrong use.";
+
+const COMPLETION_HELP: &str = "\
+Examples:
+  weft-proxy completion bash > /etc/bash_completion.d/weft-proxy
+  weft-proxy completion zsh > ~/.zfunc/_weft-proxy
+  weft-proxy completion fish > ~/.config/fish/completions/weft-proxy.fish";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a sidecar until SIGTERM, then finish what is under way
-    #[command(after_help = "Example: weft-proxy run --config web.yaml\n\n\
-        Files named in the configuration are read again when they change, and on SIGHUP.")]
+    #[command(after_help = RUN_HELP)]
     Run {
         /// The proxy's file
         #[arg(long, value_name = "FILE")]
@@ -32,7 +81,7 @@ pub(crate) enum Command {
         log: LogArgs,
     },
     /// Check a configuration, its documents and its certificates, and say all that is wrong
-    #[command(after_help = "Example: weft-proxy check --config web.yaml")]
+    #[command(after_help = CHECK_HELP)]
     Check {
         /// The proxy's file
         #[arg(long, value_name = "FILE")]
@@ -42,11 +91,13 @@ pub(crate) enum Command {
         output: Output,
     },
     /// Make a development CA and certificates for workloads
+    #[command(after_help = DEV_CERTS_HELP)]
     DevCerts(DevCertsArgs),
     /// Run example services with a sidecar each on this machine, and send traffic through them
+    #[command(after_help = DEMO_HELP)]
     Demo(DemoArgs),
     /// Print a completion script for a shell
-    #[command(after_help = "Example: weft-proxy completion bash > /etc/bash_completion.d/weft-proxy")]
+    #[command(after_help = COMPLETION_HELP)]
     Completion {
         /// For which shell
         shell: Shell,
@@ -60,7 +111,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LogArgs {
     /// What to log, as a level or by module, such as `info,weft_transport=debug`
-    #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub(crate) log: String,
     /// How to print the log, which goes to standard error
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -75,4 +126,133 @@ pub(crate) enum Output {
     Text,
     /// For programs
     Json,
+}
+
+/// A filter is checked before anything starts: a misspelt one is wrong use, and would hide what it was to show.
+fn log_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn kind(line: &str) -> ErrorKind {
+        parse(line).unwrap_err().kind()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_has_defaults() {
+        let Command::Run { config, log } = parse("weft-proxy run --config web.yaml").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(config, PathBuf::from("web.yaml"));
+        assert_eq!((log.log.as_str(), log.log_format), ("info", Output::Text));
+        let line = "weft-proxy run --config web.yaml --log warn,weft_transport=debug --log-format json";
+        let Command::Run { log, .. } = parse(line).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(
+            (log.log.as_str(), log.log_format),
+            ("warn,weft_transport=debug", Output::Json)
+        );
+    }
+
+    #[test]
+    fn check_prints_text_unless_it_is_told_otherwise() {
+        for (arguments, wanted) in [
+            ("", Output::Text),
+            ("--output json", Output::Json),
+            ("-o json", Output::Json),
+        ] {
+            let Command::Check { output, .. } =
+                parse(&format!("weft-proxy check --config web.yaml {arguments}"))
+                    .unwrap()
+                    .command
+            else {
+                panic!()
+            };
+            assert_eq!(output, wanted);
+        }
+    }
+
+    #[test]
+    fn wrong_use_is_refused_with_exit_code_2() {
+        for (line, wanted) in [
+            ("weft-proxy run", ErrorKind::MissingRequiredArgument),
+            ("weft-proxy check", ErrorKind::MissingRequiredArgument),
+            (
+                "weft-proxy check --config a --output yaml",
+                ErrorKind::InvalidValue,
+            ),
+            (
+                "weft-proxy run --config a --log weft=loud",
+                ErrorKind::ValueValidation,
+            ),
+            (
+                "weft-proxy run --config a --log info,,=",
+                ErrorKind::ValueValidation,
+            ),
+            ("weft-proxy completion csh", ErrorKind::InvalidValue),
+            ("weft-proxy dev-certs certs", ErrorKind::MissingRequiredArgument),
+            ("weft-proxy dev-certs certs ca", ErrorKind::ValueValidation),
+            ("weft-proxy start", ErrorKind::InvalidSubcommand),
+        ] {
+            assert_eq!(kind(line), wanted, "{line}");
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        for line in [
+            "weft-proxy --help",
+            "weft-proxy run --help",
+            "weft-proxy --version",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 0, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_examples_and_no_help_is_too_wide() {
+        for mut command in Cli::command().get_subcommands().cloned() {
+            let help = command.render_long_help().to_string();
+            assert!(
+                help.contains("Example") || command.is_hide_set(),
+                "{}",
+                command.get_name()
+            );
+        }
+        for help in [
+            EXIT_CODES,
+            RUN_HELP,
+            CHECK_HELP,
+            DEV_CERTS_HELP,
+            DEMO_HELP,
+            COMPLETION_HELP,
+        ] {
+            assert!(help.lines().all(|line| line.len() <= 120), "{help}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_completion_script_for_every_shell() {
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "weft-proxy", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("dev-certs"), "{shell}");
+        }
+    }
 }

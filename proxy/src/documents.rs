@@ -357,7 +357,10 @@ mod tests {
         let lab = Lab::new();
         let (mut documents, _hangup) = lab.follow();
         assert_eq!(documents.mesh.borrow_and_update().services.len(), 1);
-        lab.write("web.yaml", &format!("{WEB}---\n{}", WEB.replace("name: web", "name: web2")));
+        lab.write(
+            "web.yaml",
+            &format!("{WEB}---\n{}", WEB.replace("name: web", "name: web2")),
+        );
         documents.mesh.changed().await.unwrap();
         assert_eq!(documents.mesh.borrow_and_update().services.len(), 2);
         lab.write("mesh.yaml", &mesh("two.example"));
@@ -372,15 +375,29 @@ mod tests {
         documents.mesh.borrow_and_update();
         lab.write("mesh.yaml", "kind: MeshConfig");
         lab.write("web.yaml", &WEB.replace("80", "0"));
-        let told = documents.problem.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-        for part in ["mesh.yaml:1: apiVersion: missing", "web.yaml:4: spec.ports[0].port: 0 is", "\n2 errors"] {
+        let told = documents
+            .problem
+            .wait_for(Option::is_some)
+            .await
+            .unwrap()
+            .clone()
+            .unwrap();
+        for part in [
+            "mesh.yaml:1: apiVersion: missing",
+            "web.yaml:4: spec.ports[0].port: 0 is",
+            "\n2 errors",
+        ] {
             assert!(told.contains(part), "{told}");
         }
         assert_eq!(trust_domain(&documents), "one.example");
         assert!(!documents.mesh.has_changed().unwrap());
         // Another reason is told as well.
         fs::remove_file(lab.path("mesh.yaml")).unwrap();
-        let is_told = |problem: &Option<String>| problem.as_ref().is_some_and(|text| text.contains("cannot be read"));
+        let is_told = |problem: &Option<String>| {
+            problem
+                .as_ref()
+                .is_some_and(|text| text.contains("cannot be read"))
+        };
         documents.problem.wait_for(is_told).await.unwrap();
         // Back to what is in use: nothing new, and no problem.
         lab.write("mesh.yaml", &mesh("one.example"));
@@ -420,7 +437,11 @@ mod tests {
         lab.write("mesh.yaml", &mesh("two.example"));
         hangup.send(()).unwrap();
         documents.mesh.changed().await.unwrap();
-        assert!(asked.elapsed() < std::time::Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < std::time::Duration::from_secs(1),
+            "{:?}",
+            asked.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]

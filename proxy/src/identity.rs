@@ -319,7 +319,8 @@ fn warn_of_open_key(key: &Path) {
     }
 }
 
-fn date(time: SystemTime) -> String {
+/// A time as operators read it: RFC 3339.
+pub(crate) fn date(time: SystemTime) -> String {
     let time = time::OffsetDateTime::from(time);
     time.format(&time::format_description::well_known::Rfc3339)
         .unwrap_or_else(|_| time.unix_timestamp().to_string())

@@ -254,7 +254,12 @@ async fn send_response(
     let (mut parts, mut body) = response.into_parts();
     clean_response(&mut parts.headers).map_err(|error| SendError::Head(Failure::BadResponse(error)))?;
     let status = parts.status;
-    let head = ResponseHead { status, headers: parts.headers };
+    let mut head = ResponseHead { status, headers: parts.headers };
+    if *method == Method::CONNECT && status.is_success() {
+        // Only 101 accepts a WebSocket of HTTP/1.1; here a success would.
+        head.status = StatusCode::BAD_GATEWAY;
+        head.headers.insert(fields::WEFT_STATUS, HeaderValue::from(status.as_u16()));
+    }
     send.queue_response(&head).map_err(|error| SendError::Head(Failure::Transport(error)))?;
     record.set_status(status);
     record.on_fields(&head.headers);
@@ -331,7 +336,7 @@ async fn websocket(
     let switched = match worker.apps.upgrade(port.address, request).await {
         Ok(UpgradeAnswer::Switched(parts, application)) => switched(&key, parts.headers).map(|head| (head, application)),
         Ok(UpgradeAnswer::Declined(response)) => {
-            let sent = send_response(&mut send, &Method::GET, response, record).await;
+            let sent = send_response(&mut send, &Method::CONNECT, response, record).await;
             return finish(sent, send, record);
         }
         Err(error) => Err(Failure::Application(error)),

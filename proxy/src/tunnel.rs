@@ -134,7 +134,7 @@ pub(crate) async fn websocket(
         head
     };
     let opened = open_stream_to(worker, &backend, &mut record, with_port).await;
-    let (mut stream, answer, in_flight) = match opened {
+    let (mut stream, mut answer, in_flight) = match opened {
         Ok(Opened::Mesh { stream, answer, in_flight }) => (stream, answer, in_flight),
         Ok(Opened::Plain(_)) => {
             let failure = Failure::Unsupported("a WebSocket to an endpoint without a sidecar");
@@ -144,6 +144,9 @@ pub(crate) async fn websocket(
     };
     if !answer.status.is_success() {
         // The application's own answer, passed on as it is.
+        if let Some(status) = answer.headers.remove(fields::WEFT_STATUS) {
+            answer.status = StatusCode::from_bytes(status.as_bytes()).unwrap_or(answer.status);
+        }
         record.on_answer(answer.status, Some(in_flight), 0);
         let ended = poll_fn(|cx| Poll::Ready(stream.recv.poll_ended(cx))).await.unwrap_or(false);
         let body = MeshBody::new(stream.recv, ended, None, record);

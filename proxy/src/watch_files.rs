@@ -175,7 +175,12 @@ pub(crate) fn read_file(path: &Path, max: u64) -> io::Result<Zeroizing<Vec<u8>>>
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} MiB", max >> 20));
+    let too_large = || {
+        io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {} MiB", max >> 20),
+        )
+    };
     if metadata.len() > max {
         return Err(too_large());
     }
@@ -207,7 +212,10 @@ pub(crate) mod tests {
 
     /// What a number that is read makes: odd ones are of no use.
     fn read(reloader: &mut Reloader<u32, u32>, read: Result<u32, &'static str>) -> Seen {
-        reloader.on_read(read, |read, _| if read % 2 == 0 { Ok(read * 10) } else { Err("odd") })
+        reloader.on_read(
+            read,
+            |read, _| if read % 2 == 0 { Ok(read * 10) } else { Err("odd") },
+        )
     }
 
     #[test]
@@ -223,15 +231,24 @@ pub(crate) mod tests {
     fn what_is_wrong_twice_is_told_once_and_changes_nothing() {
         let mut reloader = Reloader::new(0, Arc::new(0));
         assert!(matches!(read(&mut reloader, Ok(1)), Decision::Wait));
-        assert!(matches!(read(&mut reloader, Ok(0)), Decision::Keep), "only a moment");
+        assert!(
+            matches!(read(&mut reloader, Ok(0)), Decision::Keep),
+            "only a moment"
+        );
         assert!(matches!(read(&mut reloader, Ok(1)), Decision::Wait));
         assert!(matches!(read(&mut reloader, Ok(1)), Decision::Refuse("odd")));
         assert!(matches!(read(&mut reloader, Ok(3)), Decision::Keep), "told twice");
-        assert!(matches!(read(&mut reloader, Err("gone")), Decision::Refuse("gone")), "another reason");
+        assert!(
+            matches!(read(&mut reloader, Err("gone")), Decision::Refuse("gone")),
+            "another reason"
+        );
         assert_eq!(**reloader.current(), 0);
         assert!(matches!(read(&mut reloader, Ok(0)), Decision::Recovered));
         assert!(matches!(read(&mut reloader, Ok(0)), Decision::Keep));
-        assert!(matches!(read(&mut reloader, Ok(1)), Decision::Wait), "a new change begins anew");
+        assert!(
+            matches!(read(&mut reloader, Ok(1)), Decision::Wait),
+            "a new change begins anew"
+        );
         assert!(matches!(read(&mut reloader, Ok(2)), Decision::Publish(_)));
     }
 

@@ -311,7 +311,11 @@ impl SendStream {
     pub fn admit_tunnel(&self) -> Result<TunnelSlot, TunnelLimit> {
         let connection = self.half.connection.clone();
         let admitted = connection.inner.borrow_mut().streams.admit_tunnel();
-        if admitted { Ok(TunnelSlot { connection }) } else { Err(TunnelLimit) }
+        if admitted {
+            Ok(TunnelSlot { connection })
+        } else {
+            Err(TunnelLimit)
+        }
     }
 
     /// Has the final head of a response been queued?

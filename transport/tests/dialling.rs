@@ -3,12 +3,13 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use common::{MILLISECOND, SECOND, echo, get, pass};
 use tokio::time::Instant;
 use weft_transport::{
-    Config, DialFailure, Error, ErrorKind, PeerKey, Pool, Processed,
+    Config, DialFailure, Error, ErrorKind, HandshakeFailure, PeerKey, Pool, Processed, TransportStats,
+    credentials::testing::Authority,
     sim::{self, Link, Pair},
 };
 
@@ -269,4 +270,94 @@ fn handshakes_that_never_end_are_forgotten() {
         let calm = pair.another_pool(2);
         get(&calm, &pair.peer, "/").await.unwrap();
     });
+}
+
+/// What went wrong with handshakes so far, by label.
+fn failures(stats: &TransportStats) -> Vec<(&'static str, u64)> {
+    HandshakeFailure::ALL
+        .iter()
+        .zip(&stats.handshake_failures)
+        .map(|(failure, counter)| (failure.label(), counter.get()))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+#[test]
+fn each_end_counts_a_failed_handshake_once_and_by_its_cause() {
+    sim::run(async {
+        let pair = echoing(11, Config::default());
+        let other = PeerKey {
+            identity: pair.authority.id("default", "other"),
+            ..pair.peer.clone()
+        };
+        pair.pool.stream(&other).await.err().unwrap();
+        pass(SECOND).await;
+        assert_eq!(failures(&pair.pool_stats), [("peer_certificate", 1)]);
+        assert_eq!(failures(&pair.listener_stats), [("alert", 1)]);
+
+        let stranger = Authority::new("stranger.org");
+        let pair = echoing(12, Config::default());
+        pair.pool
+            .set_credentials(Arc::new(stranger.credentials("default", "client")));
+        // It refuses the listener's certificate, as the listener would its own.
+        let peer = PeerKey {
+            identity: stranger.id("default", "server"),
+            ..pair.peer.clone()
+        };
+        pair.pool.stream(&peer).await.err().unwrap();
+        pass(SECOND).await;
+        assert_eq!(failures(&pair.pool_stats), [("peer_certificate", 1)]);
+
+        let pair = echoing(13, Config::default());
+        pair.network.set_cut(true);
+        pair.pool.stream(&pair.peer).await.err().unwrap();
+        pass(SECOND).await;
+        assert_eq!(failures(&pair.pool_stats), [("timeout", 1)]);
+    });
+}
+
+#[test]
+fn a_drain_in_a_storm_of_dials_ends() {
+    // At every turn of the drivers on the way.
+    for (delay, turns) in (0..6).flat_map(|delay| (1..40).map(move |turns| (delay, turns))) {
+        sim::run(async move {
+            let Pair {
+                pool,
+                peer,
+                mut listener,
+                ..
+            } = echoing(14, Config::default());
+            let dials: Vec<_> = (0..12)
+                .map(|index| {
+                    let peer = PeerKey {
+                        uid: format!("default/{index}").into(),
+                        ..peer.clone()
+                    };
+                    let pool = pool.clone();
+                    tokio::task::spawn_local(async move { get(&pool, &peer, "/").await })
+                })
+                .collect();
+            // A task among the drivers' tasks, so that it has its turn between two of theirs.
+            let drain = tokio::task::spawn_local(async move {
+                pass(delay * MILLISECOND).await;
+                let mut left = turns;
+                poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    left -= 1;
+                    if left > 0 { Poll::Pending } else { Poll::Ready(()) }
+                })
+                .await;
+                let started = Instant::now();
+                listener.drain().await;
+                started.elapsed()
+            });
+            let took = drain.await.unwrap();
+            assert!(took < 2 * SECOND, "{delay} {turns}: {took:?}");
+            for dial in dials {
+                if let Err(error) = dial.await.unwrap() {
+                    assert_eq!(error.processed(), Processed::No, "{delay} {turns}: {error}");
+                }
+            }
+        });
+    }
 }

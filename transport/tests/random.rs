@@ -191,10 +191,7 @@ fn check(seed: u64, plans: Vec<Plan>, weather: Vec<Weather>) -> Result<(), TestC
 type Outcome = Option<Result<Vec<u8>, Error>>;
 
 /// The model.
-fn judge(
-    (outcomes, plans): (Vec<Outcome>, Rc<Vec<Plan>>),
-    seen: &Seen,
-) -> Result<(), TestCaseError> {
+fn judge((outcomes, plans): (Vec<Outcome>, Rc<Vec<Plan>>), seen: &Seen) -> Result<(), TestCaseError> {
     for (id, (outcome, plan)) in outcomes.into_iter().zip(plans.iter()).enumerate() {
         let begun = seen.begun.get(&id).copied().unwrap_or_default();
         prop_assert!(begun <= 1, "{id} was processed {begun} times");

@@ -110,7 +110,11 @@ fn application<'a>(value: &Value<'a>, ports: &mut Ports<'a>) -> Option<Applicati
             let places = value.list(|value| Some(value.clone()))?;
             if !is_address_wrong {
                 for (port, place) in declared.iter().zip(places) {
-                    let owner = if port.protocol.is_udp() { Owner::Udp } else { Owner::Tcp };
+                    let owner = if port.protocol.is_udp() {
+                        Owner::Udp
+                    } else {
+                        Owner::Tcp
+                    };
                     ports.add(SocketAddr::new(address, port.port), owner, place);
                 }
             }
@@ -188,9 +192,7 @@ fn bind<'a>(value: &Value<'a>, namespace: &DnsLabel, ports: &mut Ports<'a>) -> O
             ports.add(address, Owner::Listener, value.clone());
             Some(address)
         });
-        let service = fields.required("service", |value| {
-            value.parse(|text| service(text, namespace))
-        });
+        let service = fields.required("service", |value| value.parse(|text| service(text, namespace)));
         let (host, port) = service?;
         Some(Bind {
             listen: listen?,
@@ -214,7 +216,9 @@ fn service(text: &str, namespace: &DnsLabel) -> Result<(String, u16), String> {
         .ok_or_else(|| "has no valid port (1 to 65535)".to_owned())?;
     let is_not_one = || format!("is not the name of a service and a port, {example}");
     let suffix = SERVICE_SUFFIXES.iter().find(|suffix| host.ends_with(**suffix));
-    let short = suffix.and_then(|suffix| host.strip_suffix(suffix)).unwrap_or(host);
+    let short = suffix
+        .and_then(|suffix| host.strip_suffix(suffix))
+        .unwrap_or(host);
     let (name, namespace) = match (short.split_once('.'), suffix) {
         (Some((name, namespace)), _) => (name, namespace),
         (None, None) => (short, namespace.as_str()),
@@ -293,10 +297,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     for _ in 0..4 {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, after) = rest.split_at(digits);
-        let unit = after
-            .bytes()
-            .take_while(|byte| !byte.is_ascii_digit())
-            .count();
+        let unit = after.bytes().take_while(|byte| !byte.is_ascii_digit()).count();
         let (unit, after) = after.split_at_checked(unit).ok_or_else(is_not_one)?;
         let number: u64 = number
             .parse()
@@ -346,7 +347,11 @@ enum Owner {
 impl Owner {
     /// Of a field of `listen`.
     fn of_listener(name: &str) -> Self {
-        if name == "mesh" { Self::Mesh } else { Self::Listener }
+        if name == "mesh" {
+            Self::Mesh
+        } else {
+            Self::Listener
+        }
     }
 }
 

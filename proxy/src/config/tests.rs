@@ -48,7 +48,10 @@ fn the_example_and_its_defaults() {
     let config = parse(EXAMPLE).unwrap();
     assert_eq!(config.listen, Listen::default());
     let workload = &config.workload;
-    assert_eq!((workload.name.as_str(), workload.namespace.as_str()), ("web-0", "default"));
+    assert_eq!(
+        (workload.name.as_str(), workload.namespace.as_str()),
+        ("web-0", "default")
+    );
     assert_eq!(workload.service_account, "web");
     assert_eq!(workload.labels.get("app").map(String::as_str), Some("web"));
     assert_eq!(config.state.as_deref(), Some(Path::new("/etc/weft/web-state")));
@@ -102,7 +105,8 @@ fn what_is_absent_has_its_default() {
 
 #[test]
 fn a_listener_is_one_address_or_a_list_and_the_others_keep_their_defaults() {
-    let config = valid("listen: {mesh: '10.0.0.1:15008', outbound: ['127.0.0.1:0', '[::1]:0'], inbound: []}\n");
+    let config =
+        valid("listen: {mesh: '10.0.0.1:15008', outbound: ['127.0.0.1:0', '[::1]:0'], inbound: []}\n");
     assert_eq!(config.listen.mesh, addresses(&["10.0.0.1:15008"]));
     assert_eq!(config.listen.outbound, addresses(&["127.0.0.1:0", "[::1]:0"]));
     assert_eq!(config.listen.inbound, []);
@@ -152,7 +156,11 @@ fn durations() {
         ("0s", Duration::ZERO),
         ("'10m5s7ms'", Duration::from_millis(605_007)),
     ] {
-        assert_eq!(valid(&format!("drainTimeout: {text}\n")).drain_timeout, wanted, "{text}");
+        assert_eq!(
+            valid(&format!("drainTimeout: {text}\n")).drain_timeout,
+            wanted,
+            "{text}"
+        );
     }
     let is_not_one = "is not a duration, such as 30s, 500ms or 1m30s";
     for (text, message) in [
@@ -192,7 +200,10 @@ fn services_of_binds() {
     }
     let is_not_one = "is not the name of a service and a port, such as db.default:5432";
     for (text, message) in [
-        ("db", "db has no port: a service and its port are wanted, such as db.default:5432".to_owned()),
+        (
+            "db",
+            "db has no port: a service and its port are wanted, such as db.default:5432".to_owned(),
+        ),
         ("db:0", "db:0 has no valid port (1 to 65535)".to_owned()),
         ("db:", "db: has no valid port (1 to 65535)".to_owned()),
         ("db:+1", "db:+1 has no valid port (1 to 65535)".to_owned()),
@@ -286,13 +297,28 @@ acessLog: stdout
 #[test]
 fn single_errors() {
     for (lines, wanted) in [
-        ("workers: 0\n", "4: workers: 0 is not a number of workers (1 to 64)"),
-        ("workers: '1'\n", "4: workers: \"1\" is a string, not a number of workers: remove the quotes"),
+        (
+            "workers: 0\n",
+            "4: workers: 0 is not a number of workers (1 to 64)",
+        ),
+        (
+            "workers: '1'\n",
+            "4: workers: \"1\" is a string, not a number of workers: remove the quotes",
+        ),
         ("listen: 15001\n", "4: listen: expected a mapping, found 15001"),
-        ("application: []\n", "4: application: expected a mapping, found a list"),
+        (
+            "application: []\n",
+            "4: application: expected a mapping, found a list",
+        ),
         ("binds: {}\n", "4: binds: expected a list, found a mapping"),
-        ("listen: {mesh: '[fe80::1%1]:80'}\n", "4: listen.mesh: [fe80::1%1]:80 has a zone ('%')"),
-        ("state: \"a\\0b\"\n", "4: state: \"a\\0b\" is not a path: it has a NUL"),
+        (
+            "listen: {mesh: '[fe80::1%1]:80'}\n",
+            "4: listen.mesh: [fe80::1%1]:80 has a zone ('%')",
+        ),
+        (
+            "state: \"a\\0b\"\n",
+            "4: state: \"a\\0b\" is not a path: it has a NUL",
+        ),
         (
             "application: {source: '::2'}\n",
             "4: application.source: ::2 cannot reach the application's address 127.0.0.1: one is IPv4, the other IPv6",
@@ -302,10 +328,19 @@ fn single_errors() {
             "4: listen.admin[1]: 10.0.0.1:15000 is not a loopback address: admin is for this host alone (metrics and \
              /ready are on listen.metrics)",
         ),
-        ("wrokload: {}\n", "4: wrokload: unknown field; did you mean workload?"),
-        ("zone: a\n", "4: zone: unknown field (known here: workload, state, identity, listen, binds, application, \
-                       workers, documents, accessLog, drainTimeout)"),
-        ("listen: {x: 1}\n", "4: listen.x: unknown field (known here: mesh, outbound, inbound, admin, metrics)"),
+        (
+            "wrokload: {}\n",
+            "4: wrokload: unknown field; did you mean workload?",
+        ),
+        (
+            "zone: a\n",
+            "4: zone: unknown field (known here: workload, state, identity, listen, binds, application, \
+                       workers, documents, accessLog, drainTimeout)",
+        ),
+        (
+            "listen: {x: 1}\n",
+            "4: listen.x: unknown field (known here: mesh, outbound, inbound, admin, metrics)",
+        ),
         ("---\n", ""),
         ("---\nworkers: 1\n", "5: a second document: this file holds one"),
     ] {
@@ -414,17 +449,31 @@ fn the_file_itself() {
         assert_eq!(errors.len(), 1);
         errors[0].to_string()
     };
-    let missing = format!("{}: cannot be read: No such file or directory (os error 2)", path.display());
+    let missing = format!(
+        "{}: cannot be read: No such file or directory (os error 2)",
+        path.display()
+    );
     assert_eq!(error(&path), missing);
     std::fs::write(&path, b"a: \xff\n").unwrap();
     assert!(error(&path).contains("UTF-8"), "{}", error(&path));
-    std::fs::File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
-    assert_eq!(error(&path), format!("{}: cannot be read: larger than 1 MiB", path.display()));
+    std::fs::File::create(&path)
+        .unwrap()
+        .set_len(MAX_FILE_BYTES + 1)
+        .unwrap();
+    assert_eq!(
+        error(&path),
+        format!("{}: cannot be read: larger than 1 MiB", path.display())
+    );
     assert!(error(Path::new("/dev/zero")).contains("larger than 1 MiB"));
 }
 
 #[test]
 fn the_identity_of_the_workload() {
-    let identity = valid("").workload.identity(&TrustDomain::parse("mesh.example").unwrap());
-    assert_eq!(identity.unwrap().as_str(), "spiffe://mesh.example/ns/default/sa/default");
+    let identity = valid("")
+        .workload
+        .identity(&TrustDomain::parse("mesh.example").unwrap());
+    assert_eq!(
+        identity.unwrap().as_str(),
+        "spiffe://mesh.example/ns/default/sa/default"
+    );
 }

@@ -75,9 +75,16 @@ pub(super) struct Used {
 impl Fleet {
     /// Nobody yet. Children are of the program that runs now.
     pub(super) fn new(directory: &Path, subnet: Subnet) -> Result<Self, DemoError> {
-        let executable = std::env::current_exe()
-            .map_err(|source| DemoError::Io { path: PathBuf::from("/proc/self/exe"), source })?;
-        Ok(Self { executable, directory: directory.to_owned(), subnet, running: Vec::new() })
+        let executable = std::env::current_exe().map_err(|source| DemoError::Io {
+            path: PathBuf::from("/proc/self/exe"),
+            source,
+        })?;
+        Ok(Self {
+            executable,
+            directory: directory.to_owned(),
+            subnet,
+            running: Vec::new(),
+        })
     }
 
     /// Starts a workload's application and its sidecar, and waits until both are ready. Must be called on the main
@@ -89,10 +96,15 @@ impl Fleet {
             command.args(["lab", "services", application.kind, "--name", application.service]);
             command.args(["--listen", &address.to_string()]);
             let ready = Ready::Line(LISTENING.to_owned());
-            pids.push(("application", self.spawn(member, Role::Application, command, &ready)?));
+            pids.push((
+                "application",
+                self.spawn(member, Role::Application, command, &ready)?,
+            ));
         }
         let mut command = self.command();
-        command.args(["run", "--config"]).arg(self.directory.join(member.file()));
+        command
+            .args(["run", "--config"])
+            .arg(self.directory.join(member.file()));
         let ready = Ready::Http(self.subnet.admin(member), "/ready".to_owned());
         pids.push(("sidecar", self.spawn(member, Role::Sidecar, command, &ready)?));
         Ok(pids)
@@ -100,7 +112,12 @@ impl Fleet {
 
     /// Fails if anyone has ended.
     pub(super) fn check(&mut self) -> Result<(), DemoError> {
-        for Running { member, role, process } in &mut self.running {
+        for Running {
+            member,
+            role,
+            process,
+        } in &mut self.running
+        {
             if process.is_running()? {
                 continue;
             }
@@ -136,7 +153,12 @@ impl Fleet {
         });
         let used = sidecars.map(|Running { member, process, .. }| {
             let usage = process.usage()?;
-            Ok(Used { name: member.name, pid: process.pid(), cpu: usage.cpu, rss: usage.rss })
+            Ok(Used {
+                name: member.name,
+                pid: process.pid(),
+                cpu: usage.cpu,
+                rss: usage.rss,
+            })
         });
         used.collect()
     }
@@ -147,17 +169,32 @@ impl Fleet {
             running.role == Role::Sidecar && members.iter().any(|member| member.name == running.member.name)
         });
         concerned
-            .map(|Running { member, role, process }| format!("{}:\n{}", role.of(member), tail(process)))
+            .map(
+                |Running {
+                     member,
+                     role,
+                     process,
+                 }| format!("{}:\n{}", role.of(member), tail(process)),
+            )
             .collect()
     }
 
     /// Tells all sidecars to finish, and checks that they do.
     pub(super) fn finish(&mut self) -> Result<(), DemoError> {
         self.check()?;
-        for running in self.running.iter_mut().filter(|running| running.role == Role::Sidecar) {
+        for running in self
+            .running
+            .iter_mut()
+            .filter(|running| running.role == Role::Sidecar)
+        {
             running.process.signal(Signal::SIGTERM)?;
         }
-        for Running { member, role, process } in &mut self.running {
+        for Running {
+            member,
+            role,
+            process,
+        } in &mut self.running
+        {
             if *role == Role::Application {
                 continue;
             }
@@ -191,7 +228,11 @@ impl Fleet {
     ) -> Result<u32, DemoError> {
         let process = Process::spawn_ready(&role.of(member), command, ready, STARTUP)?;
         let pid = process.pid();
-        self.running.push(Running { member, role, process });
+        self.running.push(Running {
+            member,
+            role,
+            process,
+        });
         Ok(pid)
     }
 }
@@ -221,14 +262,21 @@ impl Connection {
 fn tail(process: &Process) -> String {
     let lines = process.log();
     let skipped = lines.len().saturating_sub(LOG_TAIL);
-    lines.iter().skip(skipped).map(|line| format!("  {line}\n")).collect()
+    lines
+        .iter()
+        .skip(skipped)
+        .map(|line| format!("  {line}\n"))
+        .collect()
 }
 
 /// The body of an answer with a length, which is all that admin gives.
 fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PAGE)?;
     stream.set_read_timeout(Some(PAGE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();

@@ -1,8 +1,7 @@
 //! Who takes part in the demo, on which addresses, and the files that make it a mesh.
 
 use std::{
-    fmt,
-    fs, io,
+    fmt, fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     time::Duration,
@@ -39,22 +38,62 @@ service Echo {
 pub(super) const ECHO_PROTO_FILE: &str = "echo.proto";
 
 /// The one that only calls others.
-pub(super) const CLIENT: &Member = &Member { name: "client", account: "client", host: 1, application: None };
+pub(super) const CLIENT: &Member = &Member {
+    name: "client",
+    account: "client",
+    host: 1,
+    application: None,
+};
 
 /// Everyone else, in the order of their start. Two of them are one service.
 pub(super) const SERVERS: [Member; 4] = [
-    Member { name: "web-0", account: "web", host: 2, application: Some(&WEB) },
-    Member { name: "web-1", account: "web", host: 3, application: Some(&WEB) },
-    Member { name: "greeter-0", account: "greeter", host: 4, application: Some(&GREETER) },
-    Member { name: "db-0", account: "db", host: 5, application: Some(&DB) },
+    Member {
+        name: "web-0",
+        account: "web",
+        host: 2,
+        application: Some(&WEB),
+    },
+    Member {
+        name: "web-1",
+        account: "web",
+        host: 3,
+        application: Some(&WEB),
+    },
+    Member {
+        name: "greeter-0",
+        account: "greeter",
+        host: 4,
+        application: Some(&GREETER),
+    },
+    Member {
+        name: "db-0",
+        account: "db",
+        host: 5,
+        application: Some(&DB),
+    },
 ];
 
-pub(super) static WEB: Application =
-    Application { service: "web", kind: "http", protocol: "http", port: 80, target: 8080 };
-pub(super) static GREETER: Application =
-    Application { service: "greeter", kind: "grpc", protocol: "grpc", port: 50051, target: 50051 };
-pub(super) static DB: Application =
-    Application { service: "db", kind: "tcp-greeter", protocol: "tcp", port: 5432, target: 5432 };
+pub(super) static WEB: Application = Application {
+    service: "web",
+    kind: "http",
+    protocol: "http",
+    port: 80,
+    target: 8080,
+};
+pub(super) static GREETER: Application = Application {
+    service: "greeter",
+    kind: "grpc",
+    protocol: "grpc",
+    port: 50051,
+    target: 50051,
+};
+pub(super) static DB: Application = Application {
+    service: "db",
+    kind: "tcp-greeter",
+    protocol: "tcp",
+    port: 5432,
+    target: 5432,
+};
 
 /// A workload.
 #[derive(Debug)]
@@ -120,7 +159,9 @@ impl Subnet {
 
     /// Where a workload's application listens.
     pub(super) fn application(self, member: &Member) -> Option<SocketAddr> {
-        member.application.map(|application| self.address(member, application.target))
+        member
+            .application
+            .map(|application| self.address(member, application.target))
     }
 
     /// Checks that nobody else has a port that the demo needs.
@@ -132,14 +173,22 @@ impl Subnet {
         for member in members() {
             ports.push((self.address(member, MESH), Transport::Udp));
             let tcp = [self.outbound(member), self.admin(member), self.metrics(member)];
-            ports.extend(tcp.into_iter().chain(self.application(member)).map(|port| (port, Transport::Tcp)));
+            ports.extend(
+                tcp.into_iter()
+                    .chain(self.application(member))
+                    .map(|port| (port, Transport::Tcp)),
+            );
         }
         for (address, transport) in ports {
             let bound = match transport {
                 Transport::Tcp => TcpListener::bind(address).map(drop),
                 Transport::Udp => UdpSocket::bind(address).map(drop),
             };
-            bound.map_err(|source| DemoError::Port { transport: transport.name(), address, source })?;
+            bound.map_err(|source| DemoError::Port {
+                transport: transport.name(),
+                address,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -246,7 +295,13 @@ impl Member {
 
 impl Application {
     fn document(&self) -> String {
-        let Self { service, protocol, port, target, .. } = self;
+        let Self {
+            service,
+            protocol,
+            port,
+            target,
+            ..
+        } = self;
         format!(
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {service}, namespace: default}}\n\
              spec:\n  selector: {{app: {service}}}\n  \
@@ -262,7 +317,11 @@ impl Application {
     /// The workloads behind it.
     pub(super) fn members(&self) -> impl Iterator<Item = &'static Member> {
         let service = self.service;
-        SERVERS.iter().filter(move |member| member.application.is_some_and(|application| application.service == service))
+        SERVERS.iter().filter(move |member| {
+            member
+                .application
+                .is_some_and(|application| application.service == service)
+        })
     }
 }
 
@@ -278,14 +337,26 @@ pub(super) fn members() -> impl Iterator<Item = &'static Member> {
 pub(super) fn write_files(directory: &Path, subnet: Subnet) -> Result<(), DemoError> {
     let mut accounts: Vec<_> = members().map(|member| member.account).collect();
     accounts.dedup();
-    let not_names = |message| DemoError::Step { step: "make certificates".to_owned(), message };
+    let not_names = |message| DemoError::Step {
+        step: "make certificates".to_owned(),
+        message,
+    };
     let trust_domain: TrustDomain = TRUST_DOMAIN
         .parse()
         .map_err(|error: weft_proto::identity::SpiffeIdError| not_names(error.to_string()))?;
-    let names = accounts.iter().map(|account| account.parse()).collect::<Result<_, _>>().map_err(not_names)?;
+    let names = accounts
+        .iter()
+        .map(|account| account.parse())
+        .collect::<Result<_, _>>()
+        .map_err(not_names)?;
     let directory_of_keys = directory.to_owned();
-    let args =
-        DevCertsArgs { directory: directory_of_keys, names, trust_domain, lifetime: LIFETIME, force: false };
+    let args = DevCertsArgs {
+        directory: directory_of_keys,
+        names,
+        trust_domain,
+        lifetime: LIFETIME,
+        force: false,
+    };
     dev_certs::write(&args)?;
     write(directory, "mesh.yaml", &mesh(subnet))?;
     write(directory, ECHO_PROTO_FILE, ECHO_PROTO)?;
@@ -329,8 +400,15 @@ mod tests {
             let (_, documents) = DocumentsWatcher::load(&config.documents).unwrap();
             let mesh = documents.mesh.borrow().clone();
             assert_eq!((mesh.services.len(), mesh.workloads.len()), (3, 5));
-            let workload = mesh.workloads.iter().find(|known| known.uid.to_string() == member.uid()).unwrap();
-            assert_eq!(workload.identity(&mesh.config.trust_domain).as_str(), member.identity());
+            let workload = mesh
+                .workloads
+                .iter()
+                .find(|known| known.uid.to_string() == member.uid())
+                .unwrap();
+            assert_eq!(
+                workload.identity(&mesh.config.trust_domain).as_str(),
+                member.identity()
+            );
         }
         assert_eq!(WEB.members().count(), 2);
     }
@@ -348,7 +426,10 @@ mod tests {
         let subnet: Subnet = "127.76.9.0".parse().unwrap();
         let taken = UdpSocket::bind("127.76.9.4:15008").unwrap();
         let error = subnet.check_ports().unwrap_err().to_string();
-        assert!(error.contains("UDP 127.76.9.4:15008") && error.contains("--subnet"), "{error}");
+        assert!(
+            error.contains("UDP 127.76.9.4:15008") && error.contains("--subnet"),
+            "{error}"
+        );
         drop(taken);
         subnet.check_ports().unwrap();
     }

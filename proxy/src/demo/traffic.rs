@@ -69,21 +69,30 @@ pub(super) fn steps(subnet: plan::Subnet, requests: u64) -> [Step; 3] {
             protocol: "HTTP/1.1",
             unit: "requests",
             work: http,
-            target: Target { address: client, count: requests },
+            target: Target {
+                address: client,
+                count: requests,
+            },
         },
         Step {
             application: &GREETER,
             protocol: "gRPC",
             unit: "calls",
             work: |target| on_runtime(calls(target)),
-            target: Target { address: client, count: fewer },
+            target: Target {
+                address: client,
+                count: fewer,
+            },
         },
         Step {
             application: &DB,
             protocol: "TCP",
             unit: "echoes",
             work: |target| on_runtime(echoes(target)),
-            target: Target { address: subnet.bind(), count: fewer },
+            target: Target {
+                address: subnet.bind(),
+                count: fewer,
+            },
         },
     ]
 }
@@ -107,7 +116,10 @@ impl Outcome {
     }
 
     fn failure(what: impl ToString) -> Self {
-        Self { failures: BTreeMap::from([(what.to_string(), 1)]), ..Self::default() }
+        Self {
+            failures: BTreeMap::from([(what.to_string(), 1)]),
+            ..Self::default()
+        }
     }
 }
 
@@ -160,7 +172,12 @@ impl Tally {
             let last = self.took.len().saturating_sub(1);
             self.took.get(last * percent / 100).copied().unwrap_or_default()
         };
-        Outcome { requests: self.took.len() as u64, p50: at(50), p99: at(99), failures: self.failures }
+        Outcome {
+            requests: self.took.len() as u64,
+            p50: at(50),
+            p99: at(99),
+            failures: self.failures,
+        }
     }
 }
 
@@ -196,11 +213,15 @@ async fn one_call(connection: &mut grpc::Connection, call: &str, number: u64) ->
     let (sent, expected): (Vec<String>, Vec<String>) = match call {
         "ClientStream" => {
             let bytes: usize = texts(STREAM_MESSAGES).map(|text| text.len()).sum();
-            (texts(STREAM_MESSAGES).collect(), vec![format!("{STREAM_MESSAGES} messages, {bytes} bytes")])
+            (
+                texts(STREAM_MESSAGES).collect(),
+                vec![format!("{STREAM_MESSAGES} messages, {bytes} bytes")],
+            )
         }
-        "ServerStream" => {
-            (vec![STREAM_MESSAGES.to_string()], (0..STREAM_MESSAGES).map(|n| n.to_string()).collect())
-        }
+        "ServerStream" => (
+            vec![STREAM_MESSAGES.to_string()],
+            (0..STREAM_MESSAGES).map(|n| n.to_string()).collect(),
+        ),
         "BidiStream" => (texts(STREAM_MESSAGES).collect(), texts(STREAM_MESSAGES).collect()),
         _ => (texts(1).collect(), texts(1).collect()),
     };
@@ -262,7 +283,11 @@ async fn echo(stream: &mut TcpStream, message: &str) -> Result<(), String> {
     let mut received = vec![0; message.len()];
     in_time(stream.write_all(message.as_bytes())).await?;
     in_time(stream.read_exact(&mut received)).await?;
-    if received == message.as_bytes() { Ok(()) } else { Err("wrong answer".to_owned()) }
+    if received == message.as_bytes() {
+        Ok(())
+    } else {
+        Err("wrong answer".to_owned())
+    }
 }
 
 async fn in_time<T, E: ToString>(work: impl Future<Output = Result<T, E>>) -> Result<T, String> {

@@ -16,3 +16,6 @@ pub const WEFT_CALLER: HeaderName = HeaderName::from_static("weft-caller");
 pub const WEFT_ERROR: HeaderName = HeaderName::from_static("weft-error");
 /// On such an answer, when the application saw nothing of the request: the reason.
 pub const WEFT_UNPROCESSED: HeaderName = HeaderName::from_static("weft-unprocessed");
+/// On the answer to an extended CONNECT that the application did not accept although its status is a success, as
+/// HTTP/1.1 allows: that status. The answer's own is 502, since a success would open the tunnel (RFC 9220 section 3).
+pub const WEFT_STATUS: HeaderName = HeaderName::from_static("weft-status");
