@@ -27,6 +27,9 @@ use crate::{
 /// How long peers may take to close their connections when nothing is under way on them.
 const GOODBYES: Duration = Duration::from_secs(3);
 
+/// How long the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
 /// Runs a proxy until it is told to end, and until what it was doing then is done.
 ///
 /// # Errors
@@ -62,7 +65,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
         Drained::Deadline(cut) => tracing::warn!(cut, "the drain took too long: what is still under way is cut"),
     }
     drop(served);
-    telemetry.finish();
+    telemetry.finish(LAST_LINES);
     Ok(())
 }
 

@@ -55,7 +55,9 @@ pub(crate) struct DemoArgs {
 /// Why a demo failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DemoError {
-    #[error("{transport} {address} cannot be had: {source}; weft-proxy demo --subnet 127.78.0.0 uses other addresses")]
+    #[error(
+        "{transport} {address} cannot be had: {source}; weft-proxy demo --subnet 127.78.0.0 uses other addresses"
+    )]
     Port {
         transport: &'static str,
         address: SocketAddr,
@@ -106,7 +108,10 @@ fn demo(args: &DemoArgs, screen: &Screen, rows: &mut Vec<Row>) -> Result<(), Dem
     let mut guard = Guard::new()?;
     let directory = directory()?;
     plan::write_files(directory.path(), args.subnet)?;
-    screen.say(format_args!("five workloads with a sidecar each, on {}/24", args.subnet));
+    screen.say(format_args!(
+        "five workloads with a sidecar each, on {}/24",
+        args.subnet
+    ));
     let mut fleet = Fleet::new(directory.path(), args.subnet)?;
     for member in plan::members() {
         screen.starting(member.name);
@@ -157,7 +162,14 @@ fn one_step(guard: &mut Guard, fleet: &mut Fleet, step: Step) -> Result<Row, Dem
     }
     let (caller, peer, peers) = who_talked(fleet, &step)?.map_err(failed)?;
     let requests = u32::try_from(outcome.requests).unwrap_or(u32::MAX).max(1);
-    Ok(Row { cpu_per_request: spent / requests, step, outcome, caller, peer, peers })
+    Ok(Row {
+        cpu_per_request: spent / requests,
+        step,
+        outcome,
+        caller,
+        peer,
+        peers,
+    })
 }
 
 /// What is wrong with an outcome.
@@ -165,7 +177,11 @@ fn complaint(step: &Step, outcome: &Outcome) -> Option<String> {
     if outcome.failed() == 0 && outcome.requests == step.count() {
         return None;
     }
-    let failures: Vec<_> = outcome.failures.iter().map(|(what, count)| format!("{what} ({count})")).collect();
+    let failures: Vec<_> = outcome
+        .failures
+        .iter()
+        .map(|(what, count)| format!("{what} ({count})"))
+        .collect();
     Some(format!(
         "{} of {} {} answered; {}",
         outcome.requests,
@@ -186,19 +202,33 @@ fn who_talked(fleet: &Fleet, step: &Step) -> Result<Talk, DemoError> {
         let is_to = |connection: &&Connection| connection.workload.as_deref() == Some(&member.uid());
         let connections: Vec<_> = dialled.iter().filter(is_to).collect();
         if connections.is_empty() {
-            return Ok(Err(format!("no connection from {} to {}", CLIENT.name, member.name)));
+            return Ok(Err(format!(
+                "no connection from {} to {}",
+                CLIENT.name, member.name
+            )));
         }
         let accepted = fleet.connections(member)?;
-        let accepted: Vec<_> = accepted.iter().filter(|connection| !connection.outbound).collect();
+        let accepted: Vec<_> = accepted
+            .iter()
+            .filter(|connection| !connection.outbound)
+            .collect();
         let proved = |connections: &[&Connection], expected: String| {
-            let mut others = connections.iter().filter(|connection| connection.identity.as_ref() != Some(&expected));
+            let mut others = connections
+                .iter()
+                .filter(|connection| connection.identity.as_ref() != Some(&expected));
             match others.next() {
                 _ if connections.is_empty() => Err(format!("{} knows of no connection", member.name)),
                 None => Ok(expected),
-                Some(other) => Err(format!("a connection of {} is with {:?}", member.name, other.identity)),
+                Some(other) => Err(format!(
+                    "a connection of {} is with {:?}",
+                    member.name, other.identity
+                )),
             }
         };
-        let both = (proved(&connections, member.identity()), proved(&accepted, CLIENT.identity()));
+        let both = (
+            proved(&connections, member.identity()),
+            proved(&accepted, CLIENT.identity()),
+        );
         match both {
             (Ok(identity), Ok(_)) => peer_identity = Some(identity),
             (Err(wrong), _) | (_, Err(wrong)) => return Ok(Err(wrong)),
@@ -207,7 +237,11 @@ fn who_talked(fleet: &Fleet, step: &Step) -> Result<Talk, DemoError> {
             name: member.name,
             connections: connections.len(),
             streams: connections.iter().map(|connection| connection.streams).sum(),
-            rtt: connections.iter().map(|connection| connection.rtt).max().unwrap_or_default(),
+            rtt: connections
+                .iter()
+                .map(|connection| connection.rtt)
+                .max()
+                .unwrap_or_default(),
         });
     }
     let peer = peer_identity.ok_or_else(|| "nobody was called".to_owned());
@@ -216,7 +250,10 @@ fn who_talked(fleet: &Fleet, step: &Step) -> Result<Talk, DemoError> {
 
 fn directory() -> Result<TempDir, DemoError> {
     let made = tempfile::Builder::new().prefix("weft-demo-").tempdir();
-    made.map_err(|source| DemoError::Io { path: std::env::temp_dir(), source })
+    made.map_err(|source| DemoError::Io {
+        path: std::env::temp_dir(),
+        source,
+    })
 }
 
 /// Waits, on the main thread, and looks after the processes and signals meanwhile. From its making on, a signal no
@@ -228,8 +265,14 @@ struct Guard {
 
 impl Guard {
     fn new() -> Result<Self, DemoError> {
-        let failed = |error: io::Error| DemoError::Step { step: "begin".to_owned(), message: error.to_string() };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let failed = |error: io::Error| DemoError::Step {
+            step: "begin".to_owned(),
+            message: error.to_string(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
         let signals = runtime.block_on(async { Signals::listen() }).map_err(failed)?;
         Ok(Self { runtime, signals })
     }

@@ -40,8 +40,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, LogArgs, Output};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {

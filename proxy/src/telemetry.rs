@@ -309,12 +309,18 @@ impl Telemetry {
         })
     }
 
-    /// Waits for the last lines of the log to be written. The workers must have ended.
-    pub(crate) fn finish(self) {
+    /// Waits for the last lines of the log to be written, at most `limit` long: workers that were cut off still
+    /// hold it.
+    pub(crate) fn finish(self, limit: std::time::Duration) {
         drop(self.log);
-        if let Some(thread) = self.log_thread {
+        let Some(thread) = self.log_thread else { return };
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
             let _ = thread.join();
-        }
+            drop(ended);
+        });
+        // Both the end and the limit are errors of the channel.
+        let _ = end.recv_timeout(limit);
     }
 }
 

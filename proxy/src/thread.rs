@@ -14,8 +14,8 @@ use rand::{SeedableRng, rngs::SmallRng};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::{Builder, LocalOptions},
     sync::{oneshot, watch},
-    task::LocalSet,
 };
 use weft_transport::{
     EndpointState, Listener, ListenerOptions, Pool, PoolOptions, StartError, TransportStats,
@@ -104,18 +104,16 @@ pub(crate) async fn spawn(start: Start) -> Result<(Listen, JoinHandle<()>), Thre
 }
 
 fn run(start: Start, ready: oneshot::Sender<Result<Listen, ThreadError>>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = ready.send(Err(ThreadError::Thread(error)));
             return;
         }
     };
-    let local = LocalSet::new();
     // A panic in a task ends that task; one here, in what owns the connections, must end the process.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        local.block_on(&runtime, serve(start, ready));
-    }));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(serve(start, ready))));
     if outcome.is_err() {
         tracing::error!("a worker panicked: ending, so that the proxy is never half alive");
         std::process::abort();

@@ -108,6 +108,11 @@ pub(crate) enum Phase {
 /// three round trips, in which requests that were on their way are still taken.
 const LATE_REQUESTS: Duration = Duration::from_millis(20);
 
+/// How often a connection in use looks at its timers. The runtime's own are no finer.
+const TICK: Duration = Duration::from_millis(1);
+/// A deadline as near as this is an acknowledgement's or a probe's.
+const IN_USE: Duration = Duration::from_millis(10);
+
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ended {
@@ -269,7 +274,10 @@ impl Connection {
     }
 
     /// The next time for [`Self::on_timer`], if an earlier entry than the armed one is needed.
-    pub(crate) fn arm(&self) -> Option<Instant> {
+    ///
+    /// A connection in use looks at its timers every [`TICK`]: its deadlines for acknowledgements and probes move
+    /// with every packet, and to set the runtime's timer forward costs a system call and a wake-up each time.
+    pub(crate) fn arm(&self, now: Instant) -> Option<Instant> {
         let inner = &mut *self.inner.borrow_mut();
         let next = [
             inner.proto.poll_timeout(),
@@ -279,6 +287,7 @@ impl Connection {
             inner.streams.next_scan(),
         ];
         let next = next.into_iter().flatten().min()?;
+        let next = if next <= now + IN_USE { next.min(now + TICK) } else { next };
         if self.armed.get().is_some_and(|armed| armed <= next) {
             return None;
         }

@@ -104,7 +104,7 @@ struct ReceiveBuffers {
     meta: [RecvMeta; RECEIVE_BATCH],
 }
 
-/// Runs a driver on a task of the current `LocalSet`. A panic in it ends the process: its connections would hang,
+/// Runs a driver on a local task of the current thread. A panic in it ends the process: its connections would hang,
 /// and a proxy must never be half alive.
 pub(crate) fn spawn(driver: Driver) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
@@ -391,7 +391,7 @@ impl Driver {
             if connection.on_timer(at, now) {
                 connection.mark_dirty();
             } else {
-                self.arm(&connection);
+                self.arm(&connection, now);
             }
         }
         let Some(&Reverse((at, _))) = self.timers.peek() else {
@@ -487,13 +487,13 @@ impl Driver {
             self.connections.remove(&connection.handle());
             return;
         }
-        self.arm(connection);
+        self.arm(connection, now);
     }
 
     /// A connection has one entry that counts, at or before its deadline: when the deadline moves back, the
     /// entry stays and finds nothing due; only when it moves forward is another entry made.
-    fn arm(&mut self, connection: &Rc<Connection>) {
-        if let Some(at) = connection.arm() {
+    fn arm(&mut self, connection: &Rc<Connection>, now: Instant) {
+        if let Some(at) = connection.arm(now) {
             self.timers.push(Reverse((at, connection.handle().0)));
         }
     }

@@ -80,7 +80,7 @@ pub enum StartError {
 }
 
 impl Listener {
-    /// Starts to listen, on a task of the current `LocalSet`. `on_request` is called for every request stream,
+    /// Starts to listen, on a local task of the current thread. `on_request` is called for every request stream,
     /// and should only spawn.
     ///
     /// # Errors

@@ -86,7 +86,7 @@ enum Choice {
 }
 
 impl Pool {
-    /// Opens the socket for dialling, on a task of the current `LocalSet`.
+    /// Opens the socket for dialling, on a local task of the current thread.
     ///
     /// # Errors
     /// No UDP socket can be had.

@@ -3,13 +3,13 @@
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     task::{Context, Poll, ready},
 };
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// What the driver needs of a socket: a real one, or an in-memory one in virtual time.
 pub(crate) trait DatagramSocket {
@@ -39,7 +39,11 @@ pub(crate) trait DatagramSocket {
 
 /// A socket of the kernel.
 pub(crate) struct KernelSocket {
-    io: tokio::net::UdpSocket,
+    /// Watched for reading alone: the kernel tells of room for writing after each send, and each telling would wake
+    /// the worker once more than there is something to do.
+    readable: AsyncFd<UdpSocket>,
+    /// Watched for writing while the socket is full.
+    writable: Option<AsyncFd<OwnedFd>>,
     state: UdpSocketState,
     local: SocketAddr,
 }
@@ -93,11 +97,25 @@ impl KernelSocket {
             wanted,
         );
         let local = socket.local_addr()?;
-        Ok(Self {
-            io: tokio::net::UdpSocket::from_std(socket)?,
-            state,
-            local,
-        })
+        let readable = watch::readable(socket)?;
+        Ok(Self { readable, writable: None, state, local })
+    }
+}
+
+#[expect(unsafe_code, reason = "tokio can't know that these types keep their descriptor open and do not change it")]
+mod watch {
+    use std::{io, net::UdpSocket, os::fd::OwnedFd};
+
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    pub(super) fn readable(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
+        // SAFETY: a `UdpSocket` owns its descriptor, which stays the same and open until it is dropped.
+        unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(Into::into)
+    }
+
+    pub(super) fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+        // SAFETY: an `OwnedFd` owns its descriptor, which stays the same and open until it is dropped.
+        unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) }.map_err(Into::into)
     }
 }
 
@@ -114,7 +132,7 @@ fn warn_if_short(direction: &str, sysctl: &str, got: usize, wanted: usize) {
 
 impl AsFd for KernelSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.io.as_fd()
+        self.readable.get_ref().as_fd()
     }
 }
 
@@ -126,25 +144,34 @@ impl DatagramSocket for KernelSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.io.poll_recv_ready(cx))?;
-            let received = self.io.try_io(Interest::READABLE, || {
-                self.state.recv(UdpSockRef::from(&self.io), buffers, meta)
-            });
-            match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other),
+            let mut guard = ready!(self.readable.poll_read_ready(cx))?;
+            let socket = guard.get_inner();
+            match self.state.recv(UdpSockRef::from(socket), buffers, meta) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                received => {
+                    // Fewer than there was room for: the queue was empty, and what comes from now on is told of.
+                    if received.as_ref().is_ok_and(|count| *count < buffers.len()) {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(received);
+                }
             }
         }
     }
 
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, || {
-            self.state.try_send(UdpSockRef::from(&self.io), transmit)
-        })
+        self.state.try_send(UdpSockRef::from(self.readable.get_ref()), transmit)
     }
 
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_send_ready(cx)
+        if self.writable.is_none() {
+            let fd = self.readable.get_ref().as_fd().try_clone_to_owned()?;
+            self.writable = Some(watch::writable(fd)?);
+        }
+        let Some(writable) = &self.writable else { return Poll::Pending };
+        ready!(writable.poll_write_ready(cx))?.retain_ready();
+        self.writable = None;
+        Poll::Ready(Ok(()))
     }
 
     fn max_gso_segments(&self) -> usize {

@@ -146,5 +146,5 @@ async fn the_mesh_answers_grpc_callers_in_their_form() {
     let mut connection = Connection::http2(mesh.outbound()).await;
     let answer = connection.send(Request::get("http://nobody:50051/").body(empty()).unwrap()).await;
     assert_eq!((answer.status, answer.field("weft-error")), (StatusCode::SERVICE_UNAVAILABLE, Some("no_endpoint")));
-    mesh.sidecar("web-0").access(&[("grpc_status", "7"), ("reason", "denied")]).await;
+    mesh.sidecar("web-0").access(&[("protocol", "h2"), ("reason", "denied")]).await;
 }

@@ -3,9 +3,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod deputy;
 mod fields;
+mod hosts;
 mod http1;
 mod http2;
+mod operate;
 mod policy;
 mod retry;
 mod tcp;

@@ -153,7 +153,9 @@ async fn the_outside_is_reached_only_where_egress_allows_it() {
     let range = |address: IpAddr| format!("\"{address}/32\"");
     let stranger = Workload::new("stranger", "stranger");
     app::serve_http(&stranger, port::HTTP).await;
-    let ranges = [range(mesh.named("web-0").address), range(stranger.address)].join(", ");
+    let known = mesh.workloads.iter().map(|workload| workload.address);
+    let ranges: Vec<_> = known.chain([stranger.address]).map(range).collect();
+    let ranges = ranges.join(", ");
     mesh.config = format!("egress: allow\nmeshRanges: [{ranges}]");
     mesh.publish();
     let client = mesh.sidecar("client-0");
