@@ -39,7 +39,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let (documents_watcher, documents) = DocumentsWatcher::load(&config.documents)?;
     let trust_domain = documents.mesh.borrow().config.trust_domain.clone();
     let (identity_watcher, identity) = load_identity(&config, &trust_domain)?;
-    let compiler = Compiler { config: config.clone(), facts: Facts::default() };
+    let compiler = Compiler {
+        config: config.clone(),
+        facts: Facts::default(),
+    };
     let (snapshots, snapshot) = watch::channel(Arc::new(compiler.compile(&documents, &identity, 1)?));
     let mut signals = Signals::listen()?;
     let telemetry = Telemetry::start(&config)?;
@@ -51,7 +54,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
         stats: Arc::default(),
     };
     let workers = start_workers(&config, &shared, &telemetry, questions).await?;
-    let served = shared.status(&documents, &telemetry, &workers.listen).serve(&config, ask).await?;
+    let served = shared
+        .status(&documents, &telemetry, &workers.listen)
+        .serve(&config, ask)
+        .await?;
     tokio::spawn(identity_watcher.run());
     tokio::spawn(documents_watcher.run());
     tokio::spawn(recompile(compiler, documents, identity, snapshots));
@@ -62,7 +68,9 @@ pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     match shared.drain.finish(config.drain_timeout, signals.next()).await {
         Drained::Complete => workers.join().await,
         Drained::Hurried(cut) => tracing::warn!(cut, "told to end again: what is still under way is cut"),
-        Drained::Deadline(cut) => tracing::warn!(cut, "the drain took too long: what is still under way is cut"),
+        Drained::Deadline(cut) => {
+            tracing::warn!(cut, "the drain took too long: what is still under way is cut")
+        }
     }
     drop(served);
     telemetry.finish(LAST_LINES);
@@ -111,7 +119,10 @@ async fn start_workers(
     };
     let outgoing = OutgoingSockets::default();
     let host_addresses = host_addresses();
-    let mut workers = Workers { listen: listen(config), threads: Vec::new() };
+    let mut workers = Workers {
+        listen: listen(config),
+        threads: Vec::new(),
+    };
     for (index, questions) in (0..config.workers).zip(questions) {
         let start = Start {
             index,
@@ -130,7 +141,10 @@ async fn start_workers(
             sink: telemetry.sinks(),
         };
         let (listen, thread) = thread::spawn(start).await?;
-        workers.listen = Listen { others: workers.listen.others, ..listen };
+        workers.listen = Listen {
+            others: workers.listen.others,
+            ..listen
+        };
         workers.threads.push(thread);
     }
     Ok(workers)
@@ -150,7 +164,10 @@ impl Workers {
     }
 }
 
-fn load_identity(config: &Config, trust_domain: &TrustDomain) -> Result<(IdentityWatcher, Identity), Box<dyn Error>> {
+fn load_identity(
+    config: &Config,
+    trust_domain: &TrustDomain,
+) -> Result<(IdentityWatcher, Identity), Box<dyn Error>> {
     let files = IdentityFiles {
         certificate: config.identity.certificate.clone(),
         key: config.identity.key.clone(),
@@ -161,11 +178,19 @@ fn load_identity(config: &Config, trust_domain: &TrustDomain) -> Result<(Identit
 }
 
 fn listen(config: &Config) -> Listen {
-    let others = [&config.listen.admin, &config.listen.metrics, &config.listen.inbound];
+    let others = [
+        &config.listen.admin,
+        &config.listen.metrics,
+        &config.listen.inbound,
+    ];
     Listen {
         mesh: config.listen.mesh.clone(),
         outbound: config.listen.outbound.clone(),
-        binds: config.binds.iter().map(|bind| (bind.listen, bind.host.clone(), bind.port)).collect(),
+        binds: config
+            .binds
+            .iter()
+            .map(|bind| (bind.listen, bind.host.clone(), bind.port))
+            .collect(),
         others: others.into_iter().flatten().copied().collect(),
     }
 }
@@ -177,7 +202,9 @@ fn host_addresses() -> Vec<std::net::IpAddr> {
         let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
         v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
     };
-    interfaces.filter_map(|interface| interface.address.and_then(ip)).collect()
+    interfaces
+        .filter_map(|interface| interface.address.and_then(ip))
+        .collect()
 }
 
 /// Makes snapshots for this proxy.
@@ -187,14 +214,28 @@ struct Compiler {
 }
 
 impl Compiler {
-    fn compile(&self, documents: &Documents, identity: &Identity, generation: u64) -> Result<Snapshot, Mismatch> {
+    fn compile(
+        &self,
+        documents: &Documents,
+        identity: &Identity,
+        generation: u64,
+    ) -> Result<Snapshot, Mismatch> {
         let mesh = documents.mesh.borrow().clone();
         let identity = identity.credentials.borrow().svid().id().clone();
         if identity.trust_domain() != &mesh.config.trust_domain {
-            return Err(Mismatch { identity, mesh: mesh.config.trust_domain.to_string() });
+            return Err(Mismatch {
+                identity,
+                mesh: mesh.config.trust_domain.to_string(),
+            });
         }
         let inbound = self.inbound(&mesh, identity);
-        Ok(compile(&mesh, &self.config.workload.namespace, inbound, &self.facts, generation))
+        Ok(compile(
+            &mesh,
+            &self.config.workload.namespace,
+            inbound,
+            &self.facts,
+            generation,
+        ))
     }
 
     fn inbound(&self, mesh: &Mesh, identity: SpiffeId) -> Inbound {
@@ -204,9 +245,10 @@ impl Compiler {
             protocol: port.protocol,
             address: SocketAddr::new(config.application.address, port.port),
         };
-        let own = mesh.workloads.iter().find(|known| {
-            *known.name.name == *workload.name && *known.name.namespace == *workload.namespace
-        });
+        let own = mesh
+            .workloads
+            .iter()
+            .find(|known| *known.name.name == *workload.name && *known.name.namespace == *workload.namespace);
         let address = own.map_or(config.application.address, |own| own.address);
         let host = match address {
             std::net::IpAddr::V4(ip) => ip.to_string(),

@@ -18,7 +18,9 @@ pub(crate) fn authorize(inbound: &Inbound, caller: &SpiffeId) -> Result<(), Deni
     }
     match inbound.authorization {
         Authorization::Authenticated => Ok(()),
-        Authorization::Deny => Err(Denied { rule: "mesh_default_deny" }),
+        Authorization::Deny => Err(Denied {
+            rule: "mesh_default_deny",
+        }),
     }
 }
 
@@ -43,7 +45,9 @@ mod tests {
         assert_eq!(authorize(&inbound(Authorization::Authenticated), &caller), Ok(()));
         assert_eq!(
             authorize(&inbound(Authorization::Deny), &caller),
-            Err(Denied { rule: "mesh_default_deny" })
+            Err(Denied {
+                rule: "mesh_default_deny"
+            })
         );
     }
 

@@ -23,7 +23,8 @@ use crate::{
 /// The content of a request from the mesh, on its way to the application.
 #[derive(Default)]
 pub(crate) struct InboundBody {
-    recv: Option<RecvStream>,
+    /// Boxed: a request is moved several times on its way into hyper.
+    recv: Option<Box<RecvStream>>,
     ended: bool,
     received: Rc<Cell<u64>>,
 }
@@ -31,7 +32,11 @@ pub(crate) struct InboundBody {
 impl InboundBody {
     /// `ended`: there is no content, as is known already. `received` counts the bytes.
     pub(crate) fn new(recv: RecvStream, ended: bool, received: Rc<Cell<u64>>) -> Self {
-        Self { recv: Some(recv), ended, received }
+        Self {
+            recv: Some(Box::new(recv)),
+            ended,
+            received,
+        }
     }
 }
 
@@ -39,8 +44,16 @@ impl Body for InboundBody {
     type Data = Bytes;
     type Error = Reset;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
-        let Self { recv: Some(recv), ended: ended @ false, received } = &mut *self else {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+        let Self {
+            recv: Some(recv),
+            ended: ended @ false,
+            received,
+        } = &mut *self
+        else {
             return Poll::Ready(None);
         };
         // Who asks for the content has the head: the application may act on the request from now on.
@@ -57,7 +70,11 @@ impl Body for InboundBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
+        if self.is_end_stream() {
+            SizeHint::with_exact(0)
+        } else {
+            SizeHint::default()
+        }
     }
 }
 
@@ -89,7 +106,12 @@ pub(crate) struct PlainBody {
 impl MeshBody {
     /// `ended`: there is no content, as is known already.
     pub(crate) fn new(recv: RecvStream, ended: bool, upload: Option<UploadTask>, record: Record) -> Self {
-        Self { recv, ended, upload, record }
+        Self {
+            recv,
+            ended,
+            upload,
+            record,
+        }
     }
 }
 
@@ -103,7 +125,10 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Reset;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
         match &mut *self {
             Self::Mesh(body) => body.poll_frame(cx),
             Self::Plain(body) => body.poll_frame(cx),
@@ -142,7 +167,8 @@ impl MeshBody {
         }
         match frame {
             Some(Ok(frame)) => {
-                self.record.add_received(frame.data_ref().map_or(0, Bytes::len) as u64);
+                self.record
+                    .add_received(frame.data_ref().map_or(0, Bytes::len) as u64);
                 if let Some(trailers) = frame.trailers_ref() {
                     self.record.on_fields(trailers);
                 }
@@ -170,7 +196,8 @@ impl PlainBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                self.record.add_received(frame.data_ref().map_or(0, Bytes::len) as u64);
+                self.record
+                    .add_received(frame.data_ref().map_or(0, Bytes::len) as u64);
                 if self.incoming.is_end_stream() {
                     self.record.complete();
                 }
@@ -202,7 +229,11 @@ fn poll_frame(
         }
         Ok(None) => {
             *ended = true;
-            Poll::Ready(recv.trailers().and_then(cleaned).map(|trailers| Ok(Frame::trailers(trailers))))
+            Poll::Ready(
+                recv.trailers()
+                    .and_then(cleaned)
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            )
         }
         Err(error) => Poll::Ready(Some(Err(error))),
     }

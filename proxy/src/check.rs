@@ -30,7 +30,11 @@ pub(crate) fn run(path: &Path, output: Output) -> ExitCode {
             json!({ "ok": findings.errors.is_empty(), "errors": findings.errors, "warnings": findings.warnings })
         ),
     }
-    if findings.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if findings.errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn print(findings: &Findings) {
@@ -78,7 +82,10 @@ fn check_identity(config: &Config, findings: &mut Findings) -> Option<weft_proto
         Ok((_, identity)) => {
             let svid = identity.credentials.borrow().svid().clone();
             if svid.not_after() <= std::time::SystemTime::now() {
-                findings.errors.push(format!("{}: it has expired", config.identity.certificate.display()));
+                findings.errors.push(format!(
+                    "{}: it has expired",
+                    config.identity.certificate.display()
+                ));
             }
             findings.summary.push(format!("identity {}", svid.id()));
             Some(svid.id().clone())
@@ -90,21 +97,31 @@ fn check_identity(config: &Config, findings: &mut Findings) -> Option<weft_proto
     }
 }
 
-fn check_mesh(config: &Config, mesh: &Mesh, identity: Option<&weft_proto::SpiffeId>, findings: &mut Findings) {
+fn check_mesh(
+    config: &Config,
+    mesh: &Mesh,
+    identity: Option<&weft_proto::SpiffeId>,
+    findings: &mut Findings,
+) {
     let own = |known: &&Workload| {
         *known.name.name == *config.workload.name && *known.name.namespace == *config.workload.namespace
     };
     let name = format!("{}/{}", &*config.workload.namespace, &*config.workload.name);
     if let Some(identity) = identity.filter(|identity| identity.trust_domain() != &mesh.config.trust_domain) {
         let expected = &mesh.config.trust_domain;
-        findings.errors.push(format!("the certificate is for {identity}, but MeshConfig says trust domain {expected}"));
+        findings.errors.push(format!(
+            "the certificate is for {identity}, but MeshConfig says trust domain {expected}"
+        ));
     }
     match mesh.workloads.iter().find(own) {
-        None => findings.warnings.push(format!("no document describes the workload {name}: nobody can call it")),
+        None => findings.warnings.push(format!(
+            "no document describes the workload {name}: nobody can call it"
+        )),
         Some(own) => {
             let expected = own.identity(&mesh.config.trust_domain);
             if let Some(identity) = identity.filter(|identity| **identity != expected) {
-                let problem = format!("the certificate is for {identity}, but peers expect {expected} of {name}");
+                let problem =
+                    format!("the certificate is for {identity}, but peers expect {expected} of {name}");
                 findings.errors.push(problem);
             }
             check_ports(config, own, findings);
@@ -119,13 +136,26 @@ fn check_mesh(config: &Config, mesh: &Mesh, identity: Option<&weft_proto::Spiffe
 
 fn check_ports(config: &Config, own: &Workload, findings: &mut Findings) {
     for port in &own.ports {
-        if !config.application.ports.iter().any(|known| known.port == port.port) {
-            let problem = format!("{} declares port {}, which application.ports does not have", own.name, port.port);
-            findings.warnings.push(format!("{problem}: requests to it are refused"));
+        if !config
+            .application
+            .ports
+            .iter()
+            .any(|known| known.port == port.port)
+        {
+            let problem = format!(
+                "{} declares port {}, which application.ports does not have",
+                own.name, port.port
+            );
+            findings
+                .warnings
+                .push(format!("{problem}: requests to it are refused"));
         }
     }
     let listens = |port: u16| config.listen.mesh.iter().any(|address| address.port() == port);
     if let Some(port) = own.mesh_port.filter(|port| !listens(*port)) {
-        findings.warnings.push(format!("{} has meshPort {port}, on which listen.mesh does not listen", own.name));
+        findings.warnings.push(format!(
+            "{} has meshPort {port}, on which listen.mesh does not listen",
+            own.name
+        ));
     }
 }

@@ -25,7 +25,12 @@ pub(crate) fn compile(
     facts: &Facts,
     generation: u64,
 ) -> Snapshot {
-    let mut compiler = Compiler { mesh, facts, by_address: FxHashMap::default(), by_name: FxHashMap::default() };
+    let mut compiler = Compiler {
+        mesh,
+        facts,
+        by_address: FxHashMap::default(),
+        by_name: FxHashMap::default(),
+    };
     // Services go last: a cluster IP wins over a workload's address, as the walk of a request says.
     for workload in &mesh.workloads {
         compiler.add_workload(workload);
@@ -63,7 +68,8 @@ impl Compiler<'_> {
                 unmeshed_denied: usize::from(endpoint.is_none()),
                 endpoints: endpoint.into_iter().map(Arc::new).collect(),
             };
-            self.by_address.insert(SocketAddr::new(workload.address, port.port), Arc::new(backend));
+            self.by_address
+                .insert(SocketAddr::new(workload.address, port.port), Arc::new(backend));
         }
     }
 
@@ -72,7 +78,8 @@ impl Compiler<'_> {
         for port in service.ports.iter().filter(|port| !port.protocol.is_udp()) {
             let backend = Arc::new(self.service_port(service, port));
             if let Some(ip) = service.cluster_ip.address() {
-                self.by_address.insert(SocketAddr::new(ip, port.port), backend.clone());
+                self.by_address
+                    .insert(SocketAddr::new(ip, port.port), backend.clone());
             }
             ports.push(backend);
         }
@@ -84,14 +91,22 @@ impl Compiler<'_> {
         let mut endpoints = Vec::new();
         let mut unmeshed_denied = 0;
         for workload in self.mesh.workloads_of(service) {
-            let Some(target) = port.target_at(workload) else { continue };
+            let Some(target) = port.target_at(workload) else {
+                continue;
+            };
             match self.endpoint(workload, target) {
                 Some(endpoint) => endpoints.push(Arc::new(endpoint)),
                 None => unmeshed_denied += 1,
             }
         }
         let name = service.name.to_string().into();
-        Backend { name, port: port.port, protocol: port.protocol, endpoints, unmeshed_denied }
+        Backend {
+            name,
+            port: port.port,
+            protocol: port.protocol,
+            endpoints,
+            unmeshed_denied,
+        }
     }
 
     /// `None`: the workload has no sidecar, and may not be used without.
@@ -106,7 +121,12 @@ impl Compiler<'_> {
             (None, Unmeshed::Allow) => Reach::Plain(SocketAddr::new(workload.address, port.port)),
             (None, Unmeshed::Deny) => return None,
         };
-        Some(Endpoint { load: self.facts.load(&uid), uid, port: port.port, reach })
+        Some(Endpoint {
+            load: self.facts.load(&uid),
+            uid,
+            port: port.port,
+            reach,
+        })
     }
 }
 

@@ -8,7 +8,7 @@
 //! | `workload` | required: `name`; `namespace` and `serviceAccount` are `default`; no `labels` |
 //! | `state` | nothing is kept: after a restart, peers notice by their idle timeout that connections are gone |
 //! | `identity` | required: `certificate`, `key`, `trustBundle` |
-//! | `application` | `address` 127.0.0.1; no `ports`, so that it only calls others; `source` 127.0.0.6 on IPv4 loopback |
+//! | `application` | `address` 127.0.0.1; no `ports`: it only calls others; `source` 127.0.0.6 on IPv4 loopback |
 //! | `listen` | see [`Listen::default`]; an empty list: no such listener |
 //! | `binds` | none |
 //! | `workers` | 1 |
@@ -151,7 +151,7 @@ impl Workload {
     /// The identity that this workload must have in a trust domain: its certificate's, and what peers dial it by.
     ///
     /// # Errors
-    /// None that names of this model can cause; a caller need not rely on it.
+    /// None in practice: names of this model are parts of a SPIFFE ID.
     pub(crate) fn identity(&self, trust_domain: &TrustDomain) -> Result<SpiffeId, SpiffeIdError> {
         SpiffeId::for_service_account(trust_domain, &self.namespace, &self.service_account)
     }

@@ -250,7 +250,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, time::Duration};
 
     use tokio::sync::mpsc;
 
@@ -303,7 +303,12 @@ mod tests {
         )
     }
 
-    const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n";
+    const WEB: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+";
 
     fn trust_domain(documents: &Documents) -> String {
         documents.mesh.borrow().config.trust_domain.as_str().to_owned()
@@ -432,16 +437,12 @@ mod tests {
         let (mut documents, hangup) = lab.follow();
         documents.mesh.borrow_and_update();
         // The first look is at once, and the second due in two seconds.
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let asked = tokio::time::Instant::now();
         lab.write("mesh.yaml", &mesh("two.example"));
         hangup.send(()).unwrap();
         documents.mesh.changed().await.unwrap();
-        assert!(
-            asked.elapsed() < std::time::Duration::from_secs(1),
-            "{:?}",
-            asked.elapsed()
-        );
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -451,7 +452,10 @@ mod tests {
         let (_hangup, hangups) = mpsc::unbounded_channel();
         let task = tokio::spawn(watcher.follow(Looks::with(hangups, "a test")));
         drop(documents);
-        task.await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), task)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     #[test]

@@ -123,7 +123,8 @@ impl Drain {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 && *self.0.draining.borrow() {
-            self.0.idle.notify_one();
+            // Every worker waits, and the control thread.
+            self.0.idle.notify_waiters();
         }
     }
 }
@@ -237,6 +238,21 @@ mod tests {
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn everyone_who_waits_hears_of_the_end() {
+        let drain = Drain::new();
+        let in_flight = drain.enter();
+        drain.begin();
+        let waiting = futures_util::future::join3(drain.idle(), drain.idle(), drain.idle());
+        let end = async {
+            tokio::task::yield_now().await;
+            drop(in_flight);
+        };
+        let both = futures_util::future::join(waiting, end);
+        tokio::time::timeout(DEADLINE, both).await.expect("all of them hear");
+        assert_eq!(drain.in_flight(), 0);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_waits_for_what_is_in_flight() {

@@ -68,19 +68,22 @@ pub(crate) async fn serve(
     let mut record = worker.begin_record(&head, caller.version);
     let grpc = is_grpc(&head.headers);
     let result = match plan(&worker, &caller, &mut head, &mut record) {
-        Ok(Plan::Request(route, target)) => exchange(&worker, caller.version, route, target, head, body, record).await,
+        Ok(Plan::Request(route, target)) => {
+            exchange(&worker, caller.version, route, target, head, body, record).await
+        }
         Ok(Plan::WebSocket(route, target, key)) => {
             let handshake = tunnel::Handshake { key, upgrade };
-            tunnel::websocket(&worker, route, target, head, handshake, record).await
+            Box::pin(tunnel::websocket(&worker, route, target, head, handshake, record)).await
         }
-        Ok(Plan::Connect(route)) => tunnel::connect(&worker, route, upgrade, record).await,
+        Ok(Plan::Connect(route)) => Box::pin(tunnel::connect(&worker, route, upgrade, record)).await,
         Err(failure) => Err(Refused { failure, record }),
     };
     match result {
         Ok(response) => Ok(response),
-        Err(Refused { failure: Failure::Transport(error), .. }) if is_callers_end(&error) => {
-            Err(Reset::new(h2::Reason::CANCEL))
-        }
+        Err(Refused {
+            failure: Failure::Transport(error),
+            ..
+        }) if is_callers_end(&error) => Err(Reset::new(h2::Reason::CANCEL)),
         Err(Refused { failure, mut record }) => {
             record.refuse(&failure);
             Ok(respond::to_application(&failure, grpc))
@@ -146,7 +149,8 @@ fn count_hop(head: &mut Parts) -> Result<(), Failure> {
     if hops >= MAX_HOPS {
         return Err(Failure::Loop);
     }
-    head.headers.insert(fields::WEFT_HOPS, HeaderValue::from(hops + 1));
+    head.headers
+        .insert(fields::WEFT_HOPS, HeaderValue::from(hops + 1));
     Ok(())
 }
 
@@ -164,24 +168,32 @@ async fn exchange(
     let mut upload = Upload::new(body);
     let backend = match route {
         Route::Backend(backend) => backend,
-        Route::External(address) => return plain::call(worker, address, version, head, upload, record).await,
+        Route::External(address) => {
+            return Box::pin(plain::call(worker, address, version, head, upload, record)).await;
+        }
     };
     let mut expects = upload.body_mut().take_continue();
     let mut tried: Vec<Arc<str>> = Vec::new();
     loop {
         let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
-            let none = Failure::NoEndpoint { unmeshed: backend.unmeshed_denied };
-            return Err(Refused { failure: record.last_failure().unwrap_or(none), record });
+            let none = Failure::NoEndpoint {
+                unmeshed: backend.unmeshed_denied,
+            };
+            return Err(Refused {
+                failure: record.last_failure().unwrap_or(none),
+                record,
+            });
         };
         record.set_endpoint(&endpoint);
         let in_flight = endpoint.load.begin();
         let peer = match &endpoint.reach {
             Reach::Mesh(peer) => peer,
             Reach::Plain(address) => {
-                return plain::call(worker, *address, version, head, upload, record).await;
+                return Box::pin(plain::call(worker, *address, version, head, upload, record)).await;
             }
         };
-        head.headers.insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
+        head.headers
+            .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
         let failure = match attempt(worker, peer, &head, &mut upload, &mut expects).await {
             Ok((stream, answer)) => match refusal(&answer) {
                 None => {
@@ -264,7 +276,9 @@ async fn attempt(
 /// A stream to `peer`, within the time that a request may wait for one.
 pub(crate) async fn open_stream(worker: &Worker, peer: &PeerKey) -> Result<RequestStream, Error> {
     let stream = tokio::time::timeout(STREAM_TIMEOUT, worker.pool.stream(peer));
-    stream.await.unwrap_or_else(|_| Err(ErrorKind::StreamLimit.into()))
+    stream
+        .await
+        .unwrap_or_else(|_| Err(ErrorKind::StreamLimit.into()))
 }
 
 /// What stands for "the application went away" among the errors of an attempt.
@@ -282,12 +296,19 @@ async fn respond_with(
     upload: Upload,
     mut record: Record,
 ) -> Response<ResponseBody> {
-    let ended = poll_fn(|cx| Poll::Ready(stream.recv.poll_ended(cx))).await.unwrap_or(false);
+    let ended = poll_fn(|cx| Poll::Ready(stream.recv.poll_ended(cx)))
+        .await
+        .unwrap_or(false);
     let upload = (!upload.is_done()).then(|| upload.spawn(stream.send));
     if ended {
         record.complete();
     }
-    let mut response = Response::new(ResponseBody::Mesh(Box::new(MeshBody::new(stream.recv, ended, upload, record))));
+    let mut response = Response::new(ResponseBody::Mesh(Box::new(MeshBody::new(
+        stream.recv,
+        ended,
+        upload,
+        record,
+    ))));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     response

@@ -10,7 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri, uri::Scheme};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri, uri::Scheme,
+};
 use http_body::Body;
 use hyper::body::Incoming as AppResponse;
 use weft_proto::{SpiffeId, model::AppProtocol};
@@ -39,23 +41,30 @@ use crate::{
 
 /// Serves one stream of a peer.
 pub(crate) async fn serve(worker: Rc<Worker>, incoming: Incoming) {
-    let Incoming { caller, remote, mut stream } = incoming;
+    let Incoming {
+        caller,
+        remote,
+        mut stream,
+    } = incoming;
     let _under_way = worker.drain.enter();
     let mut record = worker.begin_inbound(&caller, remote);
     let head = match read_head(&worker, &mut stream).await {
         Ok(head) => head,
-        Err(error) => return on_bad_head(stream, &error, record).await,
+        Err(error) => return Box::pin(on_bad_head(stream, &error, record)).await,
     };
     record.set_head(&head);
     let grpc = is_grpc(&head.headers);
     let snapshot = worker.snapshot();
     let answered = match plan(&snapshot, &caller, &head) {
         Ok(plan) => carry_out(&worker, plan, head, &caller, stream, &mut record).await,
-        Err(failure) => Err(Unanswered { failure, send: stream.send }),
+        Err(failure) => Err(Unanswered {
+            failure,
+            send: stream.send,
+        }),
     };
     if let Err(Unanswered { failure, mut send }) = answered {
         record.refuse(&failure);
-        answer(&mut send, &failure, grpc).await;
+        Box::pin(answer(&mut send, &failure, grpc)).await;
     }
 }
 
@@ -76,7 +85,11 @@ enum Plan {
 fn plan(snapshot: &Snapshot, caller: &SpiffeId, head: &RequestHead) -> Result<Plan, Failure> {
     let inbound = &snapshot.inbound;
     let is_tcp = head.is_connect() && head.protocol.is_none();
-    let wanted = if is_tcp { connect_port(snapshot, head)? } else { number_field(head, fields::WEFT_PORT)? };
+    let wanted = if is_tcp {
+        connect_port(snapshot, head)?
+    } else {
+        number_field(head, fields::WEFT_PORT)?
+    };
     let port = inbound.port(wanted).map_err(Failure::NoPort)?.clone();
     if port.protocol == AppProtocol::Udp {
         return Err(Failure::Unsupported("a request to a UDP port"));
@@ -106,9 +119,14 @@ fn connect_port(snapshot: &Snapshot, head: &RequestHead) -> Result<Option<u16>, 
 
 fn number_field(head: &RequestHead, name: http::HeaderName) -> Result<Option<u16>, Failure> {
     let mut values = head.headers.get_all(&name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     // Digits alone: `+80` and ` 80` are other spellings that someone else may read otherwise.
-    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = value
+        .to_str()
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     match (digits.and_then(|text| text.parse().ok()), values.next()) {
         (Some(number), None) => Ok(Some(number)),
         _ => Err(Failure::BadField("weft-port")),
@@ -137,15 +155,27 @@ async fn carry_out(
     set_mesh_fields(&mut head.headers, caller);
     match plan {
         Plan::Request(port, version) => request(worker, &port, version, head, stream, record).await,
-        Plan::WebSocket(port) => websocket(worker, &port, head, stream, record).await,
-        Plan::Tcp(port) => tcp(worker, &port, stream, record).await,
+        // Boxed: what is rare must not make the future of every request larger.
+        Plan::WebSocket(port) => Box::pin(websocket(worker, &port, head, stream, record)).await,
+        Plan::Tcp(port) => Box::pin(tcp(worker, &port, stream, record)).await,
     }
 }
 
 /// The application sees who calls, from TLS, and how far the request has come; nothing else of ours.
 fn set_mesh_fields(headers: &mut HeaderMap, caller: &SpiffeId) {
-    for name in [fields::WEFT_PORT, fields::WEFT_PROTOCOL, fields::WEFT_TIMEOUT, fields::WEFT_ERROR, fields::WEFT_UNPROCESSED]
-    {
+    for name in [
+        fields::WEFT_PORT,
+        fields::WEFT_PROTOCOL,
+        fields::WEFT_TIMEOUT,
+        fields::WEFT_ERROR,
+        fields::WEFT_UNPROCESSED,
+    ] {
+        headers.remove(name);
+    }
+    // A sidecar sends no other; a peer that is none of ours might.
+    let is_ours = |name: &&HeaderName| name.as_str().starts_with("weft-") && **name != fields::WEFT_HOPS;
+    let others: Vec<_> = headers.keys().filter(is_ours).cloned().collect();
+    for name in others {
         headers.remove(name);
     }
     match HeaderValue::try_from(caller.as_str()) {
@@ -182,7 +212,12 @@ async fn request(
     };
     let response = match response {
         Some(Ok(response)) => response,
-        Some(Err(error)) => return Err(Unanswered { failure: Failure::Application(error), send }),
+        Some(Err(error)) => {
+            return Err(Unanswered {
+                failure: Failure::Application(error),
+                send,
+            });
+        }
         None => {
             record.fail("caller_cancelled");
             return Ok(());
@@ -197,7 +232,9 @@ async fn request(
 async fn beside(send: &mut SendStream, continued: Option<impl Future<Output = bool>>) {
     if let Some(continued) = continued
         && continued.await
-        && send.queue_response(&ResponseHead::new(StatusCode::CONTINUE)).is_ok()
+        && send
+            .queue_response(&ResponseHead::new(StatusCode::CONTINUE))
+            .is_ok()
         && send.flush().await.is_err()
     {
         return;
@@ -210,7 +247,9 @@ async fn app_request(
     head: RequestHead,
     received: Rc<Cell<u64>>,
 ) -> Result<Request<InboundBody>, Failure> {
-    let ended = poll_fn(|cx| Poll::Ready(recv.poll_ended(cx))).await.map_err(Failure::Transport)?;
+    let ended = poll_fn(|cx| Poll::Ready(recv.poll_ended(cx)))
+        .await
+        .map_err(Failure::Transport)?;
     let mut request = Request::new(InboundBody::new(recv, ended, received));
     *request.method_mut() = head.method;
     *request.uri_mut() = app_uri(head.authority, head.path)?;
@@ -254,13 +293,18 @@ async fn send_response(
     let (mut parts, mut body) = response.into_parts();
     clean_response(&mut parts.headers).map_err(|error| SendError::Head(Failure::BadResponse(error)))?;
     let status = parts.status;
-    let mut head = ResponseHead { status, headers: parts.headers };
+    let mut head = ResponseHead {
+        status,
+        headers: parts.headers,
+    };
     if *method == Method::CONNECT && status.is_success() {
         // Only 101 accepts a WebSocket of HTTP/1.1; here a success would.
         head.status = StatusCode::BAD_GATEWAY;
-        head.headers.insert(fields::WEFT_STATUS, HeaderValue::from(status.as_u16()));
+        head.headers
+            .insert(fields::WEFT_STATUS, HeaderValue::from(status.as_u16()));
     }
-    send.queue_response(&head).map_err(|error| SendError::Head(Failure::Transport(error)))?;
+    send.queue_response(&head)
+        .map_err(|error| SendError::Head(Failure::Transport(error)))?;
     record.set_status(status);
     record.on_fields(&head.headers);
     if *method == Method::HEAD || body.is_end_stream() {
@@ -303,14 +347,16 @@ async fn next_frame(
         Poll::Ready(None) => Poll::Ready(Ok(None)),
         Poll::Ready(Some(Err(_))) => Poll::Ready(Err(SendError::Application)),
         Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Some(
-            frame.into_data().map_err(|frame| frame.into_trailers().unwrap_or_default()),
+            frame
+                .into_data()
+                .map_err(|frame| frame.into_trailers().unwrap_or_default()),
         ))),
         Poll::Pending => match send.poll_flush(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(SendError::Caller(error))),
             // Nothing to send: then a caller that gives up is noticed here.
-            Poll::Ready(Ok(())) => send.poll_stopped(cx).map(|()| {
-                Err(SendError::Caller(ErrorKind::Closed.into()))
-            }),
+            Poll::Ready(Ok(())) => send
+                .poll_stopped(cx)
+                .map(|()| Err(SendError::Caller(ErrorKind::Closed.into()))),
             Poll::Pending => Poll::Pending,
         },
     })
@@ -326,7 +372,12 @@ async fn websocket(
     record: &mut Record,
 ) -> Result<(), Unanswered> {
     let RequestStream { mut send, mut recv } = stream;
-    let Ok(_slot) = send.admit_tunnel() else { return Err(Unanswered { failure: Failure::TunnelLimit, send }) };
+    let Ok(_slot) = send.admit_tunnel() else {
+        return Err(Unanswered {
+            failure: Failure::TunnelLimit,
+            send,
+        });
+    };
     let (key, request) = match handshake(head) {
         Ok(handshake) => handshake,
         Err(failure) => return Err(Unanswered { failure, send }),
@@ -334,7 +385,9 @@ async fn websocket(
     send.mark_processed();
     recv.mark_processed();
     let switched = match worker.apps.upgrade(port.address, request).await {
-        Ok(UpgradeAnswer::Switched(parts, application)) => switched(&key, parts.headers).map(|head| (head, application)),
+        Ok(UpgradeAnswer::Switched(parts, application)) => {
+            switched(&key, parts.headers).map(|head| (head, application))
+        }
         Ok(UpgradeAnswer::Declined(response)) => {
             let sent = send_response(&mut send, &Method::CONNECT, response, record).await;
             return finish(sent, send, record);
@@ -342,7 +395,9 @@ async fn websocket(
         Err(error) => Err(Failure::Application(error)),
     };
     match switched {
-        Ok((head, application)) => accept_tunnel(RequestStream { send, recv }, &head, application, None, record).await,
+        Ok((head, application)) => {
+            accept_tunnel(RequestStream { send, recv }, &head, application, None, record).await
+        }
         Err(failure) => Err(Unanswered { failure, send }),
     }
 }
@@ -363,7 +418,10 @@ fn switched(key: &WebSocketKey, mut headers: HeaderMap) -> Result<ResponseHead, 
     }
     websocket::remove_handshake(&mut headers);
     clean_response(&mut headers).map_err(Failure::BadResponse)?;
-    Ok(ResponseHead { status: StatusCode::OK, headers })
+    Ok(ResponseHead {
+        status: StatusCode::OK,
+        headers,
+    })
 }
 
 /// CONNECT becomes a TCP connection to the application.
@@ -374,15 +432,28 @@ async fn tcp(
     record: &mut Record,
 ) -> Result<(), Unanswered> {
     let Ok(_slot) = stream.send.admit_tunnel() else {
-        return Err(Unanswered { failure: Failure::TunnelLimit, send: stream.send });
+        return Err(Unanswered {
+            failure: Failure::TunnelLimit,
+            send: stream.send,
+        });
     };
     match worker.app_connector.connect(port.address).await {
         Ok(application) => {
             stream.mark_processed();
             let spare = Some((&worker.apps, port.address));
-            accept_tunnel(stream, &ResponseHead::new(StatusCode::OK), application, spare, record).await
+            accept_tunnel(
+                stream,
+                &ResponseHead::new(StatusCode::OK),
+                application,
+                spare,
+                record,
+            )
+            .await
         }
-        Err(error) => Err(Unanswered { failure: Failure::Application(error), send: stream.send }),
+        Err(error) => Err(Unanswered {
+            failure: Failure::Application(error),
+            send: stream.send,
+        }),
     }
 }
 
@@ -399,7 +470,10 @@ async fn accept_tunnel(
     record: &mut Record,
 ) -> Result<(), Unanswered> {
     if let Err(error) = stream.send.queue_response(head) {
-        return Err(Unanswered { failure: Failure::Transport(error), send: stream.send });
+        return Err(Unanswered {
+            failure: Failure::Transport(error),
+            send: stream.send,
+        });
     }
     record.set_status(head.status);
     record.on_tunnel();

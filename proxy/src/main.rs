@@ -40,7 +40,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, LogArgs, Output};
 
-
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, log } => run(&config, &log),
@@ -65,7 +64,13 @@ fn main() -> ExitCode {
 fn run(config: &Path, log: &LogArgs) -> Result<(), Box<dyn Error>> {
     start_log(log)?;
     let config = config::Config::load(config).map_err(documents::ConfigErrors)?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(app::run(config))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(app::run(config));
+    // Not a drop: that would wait for workers whose peers do not say goodbye.
+    runtime.shutdown_background();
+    result
 }
 
 fn dev_certs(args: &dev_certs::DevCertsArgs) -> Result<(), Box<dyn Error>> {
@@ -77,7 +82,9 @@ fn dev_certs(args: &dev_certs::DevCertsArgs) -> Result<(), Box<dyn Error>> {
 
 fn start_log(log: &LogArgs) -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_new(&log.log).map_err(|error| format!("--log {}: {error}", log.log))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     match log.log_format {
         Output::Text => subscriber.init(),
         Output::Json => subscriber.json().init(),

@@ -64,7 +64,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Socke
     if let (Some(first), Ok(Route::Backend(backend))) = (decision.first, &plan.route)
         && backend.protocol == AppProtocol::Detect
     {
-        worker.spoken.borrow_mut().remember(backend.name.clone(), backend.port, first);
+        worker
+            .spoken
+            .borrow_mut()
+            .remember(backend.name.clone(), backend.port, first);
     }
     let stream = LocalStream::new(stream, decision.bytes);
     match decision.outcome {
@@ -82,7 +85,11 @@ struct Plan {
     meant: Meant,
 }
 
-fn destination(worker: &Worker, stream: &TcpStream, listener: SocketAddr) -> Result<Destination, &'static str> {
+fn destination(
+    worker: &Worker,
+    stream: &TcpStream,
+    listener: SocketAddr,
+) -> Result<Destination, &'static str> {
     let accepted = Accepted::read(stream, listener).map_err(|_| "application_closed")?;
     capture::destination(&accepted, &worker.listeners, &worker.outgoing).map_err(|refusal| refusal.reason())
 }
@@ -95,23 +102,37 @@ fn plan(worker: &Worker, destination: Destination, door: &Door) -> Plan {
         // Each request says where it goes, so there must be requests.
         (Door::Outbound, Destination::Explicit) => {
             let route = Err(NoRoute::NoDestination);
-            return Plan { route, declared: Declared::Http, remembered: None, meant: Meant::Said };
+            return Plan {
+                route,
+                declared: Declared::Http,
+                remembered: None,
+                meant: Meant::Said,
+            };
         }
     };
     let (declared, remembered) = match &route {
-        Ok(Route::Backend(backend)) => {
-            (declared(backend.protocol), worker.spoken.borrow().first(&backend.name, backend.port))
-        }
+        Ok(Route::Backend(backend)) => (
+            declared(backend.protocol),
+            worker.spoken.borrow().first(&backend.name, backend.port),
+        ),
         // Passed through as it is.
         Ok(Route::External(_)) => (Declared::Opaque, None),
         Err(_) => (Declared::Unknown, None),
     };
     let meant = match (door, destination) {
-        (Door::Bind { host, port }, _) => Meant::Service { host: host.clone(), port: *port },
+        (Door::Bind { host, port }, _) => Meant::Service {
+            host: host.clone(),
+            port: *port,
+        },
         (Door::Outbound, Destination::Original(address)) => Meant::Address(address),
         (Door::Outbound, Destination::Explicit) => Meant::Said,
     };
-    Plan { route, declared, remembered, meant }
+    Plan {
+        route,
+        declared,
+        remembered,
+        meant,
+    }
 }
 
 fn declared(protocol: AppProtocol) -> Declared {
@@ -143,7 +164,10 @@ type Opening<'a> = Pin<Box<dyn Future<Output = Result<(Tunnel, Record), Failure>
 
 async fn detect(worker: &Worker, stream: &TcpStream, plan: &Plan) -> Decision {
     let (mut detection, mut step) = Detection::new(plan.declared, plan.remembered);
-    let mut probe = Probe { opening: None, tunnel: None };
+    let mut probe = Probe {
+        opening: None,
+        tunnel: None,
+    };
     let mut deadline: Option<Instant>;
     let mut ended = false;
     let outcome = loop {
@@ -172,7 +196,11 @@ async fn detect(worker: &Worker, stream: &TcpStream, plan: &Plan) -> Decision {
             () = sleep_until(deadline) => detection.on_event(Event::Timeout),
         };
     };
-    Decision { outcome, first: detection.first(), bytes: detection.into_bytes() }
+    Decision {
+        outcome,
+        first: detection.first(),
+        bytes: detection.into_bytes(),
+    }
 }
 
 /// The tunnel that is opened while it is not known whether one is wanted.
@@ -239,7 +267,10 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 async fn serve_http(worker: Rc<Worker>, stream: LocalStream, meant: Meant, version: HttpVersion) {
-    let caller = Caller { destination: meant, version };
+    let caller = Caller {
+        destination: meant,
+        version,
+    };
     let (draining, under_way) = (worker.draining.wait(), worker.drain.enter());
     let handler = move |request| forward::serve(worker.clone(), caller.clone(), request);
     if let Err(error) = server::serve(stream, version, handler, draining).await {

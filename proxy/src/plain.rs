@@ -35,13 +35,19 @@ pub(crate) async fn call(
 ) -> Result<Response<ResponseBody>, Refused> {
     record.set_plaintext();
     let Some(request) = request(head, upload) else {
-        return Err(Refused { failure: Failure::BadField("target"), record });
+        return Err(Refused {
+            failure: Failure::BadField("target"),
+            record,
+        });
     };
     match worker.outside.send(address, version, request).await {
         Ok(response) => {
             let (mut parts, incoming) = response.into_parts();
             if let Err(error) = clean_response(&mut parts.headers) {
-                return Err(Refused { failure: Failure::BadResponse(error), record });
+                return Err(Refused {
+                    failure: Failure::BadResponse(error),
+                    record,
+                });
             }
             record.on_answer(parts.status, None, 0);
             if incoming.is_end_stream() {
@@ -50,7 +56,10 @@ pub(crate) async fn call(
             let body = ResponseBody::Plain(Box::new(PlainBody::new(incoming, record)));
             Ok(Response::from_parts(parts, body))
         }
-        Err(error) => Err(Refused { failure: Failure::Application(error), record }),
+        Err(error) => Err(Refused {
+            failure: Failure::Application(error),
+            record,
+        }),
     }
 }
 
@@ -80,7 +89,11 @@ pub(crate) struct OutsideBody {
 impl OutsideBody {
     fn new(upload: Upload) -> Self {
         let (first, trailers, rest) = upload.into_parts();
-        Self { first: first.into(), trailers, rest: Some(rest) }
+        Self {
+            first: first.into(),
+            trailers,
+            rest: Some(rest),
+        }
     }
 }
 

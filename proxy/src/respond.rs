@@ -167,7 +167,9 @@ impl From<NoRoute> for Failure {
 pub(crate) fn to_application(failure: &Failure, is_grpc: bool) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Own(None));
     let (status, text) = fill(failure, is_grpc, response.headers_mut());
-    response.headers_mut().insert(fields::WEFT_ERROR, HeaderValue::from_static(failure.reason()));
+    response
+        .headers_mut()
+        .insert(fields::WEFT_ERROR, HeaderValue::from_static(failure.reason()));
     *response.status_mut() = status;
     *response.body_mut() = ResponseBody::Own(text);
     response
@@ -182,14 +184,20 @@ pub(crate) fn to_peer(failure: &Failure, is_grpc: bool) -> (ResponseHead, Option
     } else {
         fill(failure, is_grpc, &mut headers)
     };
-    let field = if failure.is_unprocessed() { fields::WEFT_UNPROCESSED } else { fields::WEFT_ERROR };
+    let field = if failure.is_unprocessed() {
+        fields::WEFT_UNPROCESSED
+    } else {
+        fields::WEFT_ERROR
+    };
     headers.insert(field, HeaderValue::from_static(failure.reason()));
     (ResponseHead { status, headers }, text)
 }
 
 /// Whether a request is gRPC, by its content type.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn fill(failure: &Failure, is_grpc: bool, headers: &mut HeaderMap) -> (StatusCode, Option<Bytes>) {
@@ -205,11 +213,17 @@ fn fill(failure: &Failure, is_grpc: bool, headers: &mut HeaderMap) -> (StatusCod
         }
         return (StatusCode::OK, None);
     }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    (status, Some(format!("weft: {}: {detail}\n", failure.reason()).into()))
+    (
+        status,
+        Some(format!("weft: {}: {detail}\n", failure.reason()).into()),
+    )
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -230,7 +244,9 @@ fn grpc_status(status: StatusCode) -> u16 {
         StatusCode::UNAUTHORIZED => UNAUTHENTICATED,
         StatusCode::FORBIDDEN => PERMISSION_DENIED,
         StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => UNIMPLEMENTED,
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => UNAVAILABLE,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => {
+            UNAVAILABLE
+        }
         StatusCode::GATEWAY_TIMEOUT => DEADLINE_EXCEEDED,
         _ => UNKNOWN,
     }
@@ -258,9 +274,17 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_request_is_an_error_and_never_unprocessed() {
-        for failure in [Failure::Denied("rule"), Failure::Loop, Failure::NotHere, Failure::BadField("weft-port")] {
+        for failure in [
+            Failure::Denied("rule"),
+            Failure::Loop,
+            Failure::NotHere,
+            Failure::BadField("weft-port"),
+        ] {
             let (head, _) = to_peer(&failure, false);
-            assert!(!head.headers.contains_key(fields::WEFT_UNPROCESSED), "{failure:?}");
+            assert!(
+                !head.headers.contains_key(fields::WEFT_UNPROCESSED),
+                "{failure:?}"
+            );
             assert_eq!(head.headers[fields::WEFT_ERROR], failure.reason());
             assert_ne!(head.status, StatusCode::SERVICE_UNAVAILABLE);
         }
@@ -281,7 +305,10 @@ mod tests {
         let response = to_application(&Failure::Denied("mesh_default_deny"), true);
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "7");
-        assert_eq!(response.headers()["grpc-message"], "weft: denied: denied by mesh_default_deny");
+        assert_eq!(
+            response.headers()["grpc-message"],
+            "weft: denied: denied by mesh_default_deny"
+        );
         assert_eq!(response.headers()["content-type"], "application/grpc");
         assert!(response.body().is_end_stream());
     }

@@ -138,9 +138,14 @@ impl NoRoute {
 impl Snapshot {
     /// Every destination by which a request can reach a backend, for operators.
     pub(crate) fn backends(&self) -> impl Iterator<Item = (String, &Backend)> {
-        let addresses = self.by_address.iter().map(|(address, backend)| (address.to_string(), &**backend));
+        let addresses = self
+            .by_address
+            .iter()
+            .map(|(address, backend)| (address.to_string(), &**backend));
         let names = self.by_name.iter().flat_map(|(name, ports)| {
-            ports.iter().map(move |backend| (format!("{name}:{}", backend.port), &**backend))
+            ports
+                .iter()
+                .map(move |backend| (format!("{name}:{}", backend.port), &**backend))
         });
         addresses.chain(names)
     }
@@ -168,7 +173,10 @@ impl Snapshot {
             return self.by_address(SocketAddr::new(ip, port.unwrap_or(HTTP_PORT)));
         }
         let host = host.strip_suffix('.').unwrap_or(host);
-        let host = [".svc.cluster.local", ".svc"].iter().find_map(|suffix| host.strip_suffix(suffix)).unwrap_or(host);
+        let host = [".svc.cluster.local", ".svc"]
+            .iter()
+            .find_map(|suffix| host.strip_suffix(suffix))
+            .unwrap_or(host);
         let ports = match host.contains('.') {
             true => self.by_name.get(host),
             false => self.by_name.get(format!("{host}.{}", self.namespace).as_str()),
@@ -192,7 +200,11 @@ fn select_port(ports: &[Arc<Backend>], port: Option<u16>) -> Result<&Arc<Backend
 }
 
 fn address(host: &str) -> Option<IpAddr> {
-    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).parse().ok()
+    host.strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host)
+        .parse()
+        .ok()
 }
 
 impl Route {
@@ -201,7 +213,10 @@ impl Route {
         let text = match self {
             Self::Backend(backend) => {
                 // NAMESPACE/NAME, as it is called: NAME.NAMESPACE.
-                let name = backend.name.split_once('/').map(|(namespace, name)| format!("{name}.{namespace}"));
+                let name = backend
+                    .name
+                    .split_once('/')
+                    .map(|(namespace, name)| format!("{name}.{namespace}"));
                 format!("{}:{}", name.as_deref().unwrap_or(&backend.name), backend.port)
             }
             Self::External(address) => address.to_string(),
@@ -242,7 +257,10 @@ impl Inbound {
     /// The declared port that a request asks for; the only one if it asks for none.
     pub(crate) fn port(&self, wanted: Option<u16>) -> Result<&InboundPort, NoPort> {
         match (wanted, self.ports.as_slice()) {
-            (Some(wanted), ports) => ports.iter().find(|port| port.port == wanted).ok_or(NoPort::Undeclared),
+            (Some(wanted), ports) => ports
+                .iter()
+                .find(|port| port.port == wanted)
+                .ok_or(NoPort::Undeclared),
             (None, [only]) => Ok(only),
             (None, _) => Err(NoPort::Missing),
         }

@@ -64,11 +64,16 @@ impl Status {
         let mut served = Served(Vec::new());
         for address in &config.listen.admin {
             let listener = bind(*address).await?;
-            served.0.push(tokio::spawn(admin::serve(listener, admin::admin(pages.clone()))));
+            served
+                .0
+                .push(tokio::spawn(admin::serve(listener, admin::admin(pages.clone()))));
         }
         for address in &config.listen.metrics {
             let listener = bind(*address).await?;
-            served.0.push(tokio::spawn(admin::serve(listener, admin::metrics(pages.clone()))));
+            served.0.push(tokio::spawn(admin::serve(
+                listener,
+                admin::metrics(pages.clone()),
+            )));
         }
         let metrics = pages.metrics;
         served.0.push(tokio::spawn(async move {
@@ -131,7 +136,9 @@ impl Status {
             from_peers: stats.connections_inbound.get(),
             to_peers: stats.connections_outbound.get(),
             handshakes: stats.handshakes.get(),
-            handshakes_failed: failures.map(|(failure, count)| (failure.label(), count.get())).collect(),
+            handshakes_failed: failures
+                .map(|(failure, count)| (failure.label(), count.get()))
+                .collect(),
             sent: (stats.datagrams_sent.get(), stats.send_calls.get()),
             received: (stats.datagrams_received.get(), stats.receive_calls.get()),
             drops: udp_drops(&self.mesh_ports),
@@ -218,9 +225,7 @@ fn mesh(snapshot: &Snapshot) -> Value {
 
 fn inbound(snapshot: &Snapshot) -> Value {
     let inbound = &snapshot.inbound;
-    let port = |port: &crate::snapshot::InboundPort| {
-        json!({ "port": port.port, "protocol": port.protocol.as_str(), "address": port.address.to_string() })
-    };
+    let port = |port: &crate::snapshot::InboundPort| json!({ "port": port.port, "protocol": port.protocol.as_str(), "address": port.address.to_string() });
     json!({
         "identity": inbound.identity.as_str(),
         "mode": format!("{:?}", inbound.mode).to_lowercase(),
@@ -255,21 +260,32 @@ fn show(destination: &str, backend: &Backend) -> Value {
 }
 
 fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, PageError> {
-    TcpListener::bind(address).await.map_err(|source| PageError { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| PageError { address, source })
 }
 
 /// Datagrams that the kernel dropped because a receive buffer was full: the last column of its table of sockets.
 fn udp_drops(ports: &[u16]) -> u64 {
-    let tables = ["/proc/self/net/udp", "/proc/self/net/udp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let tables = ["/proc/self/net/udp", "/proc/self/net/udp6"]
+        .map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let drops = |line: &str| {
         let mut columns = line.split_ascii_whitespace();
         let (_, port) = columns.nth(1)?.rsplit_once(':')?;
         let port = u16::from_str_radix(port, 16).ok()?;
-        ports.contains(&port).then(|| columns.last()?.parse::<u64>().ok()).flatten()
+        ports
+            .contains(&port)
+            .then(|| columns.last()?.parse::<u64>().ok())
+            .flatten()
     };
-    tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(drops).sum()
+    tables
+        .iter()
+        .flat_map(|table| table.lines().skip(1))
+        .filter_map(drops)
+        .sum()
 }

@@ -101,7 +101,15 @@ impl Record {
             grpc: false,
             grpc_status: None,
         });
-        Self { event, sink, tunnel: None, in_flight: None, last_failure: None, ended: false, muted: false }
+        Self {
+            event,
+            sink,
+            tunnel: None,
+            in_flight: None,
+            last_failure: None,
+            ended: false,
+            muted: false,
+        }
     }
 
     /// Outbound: the head as the application sent it.
@@ -120,7 +128,12 @@ impl Record {
         self.event.protocol = match (head.is_connect(), head.protocol) {
             (true, None) => Protocol::Tcp,
             (true, Some(_)) => Protocol::WebSocket,
-            (false, _) if head.headers.get(&h3::fields::WEFT_PROTOCOL).is_some_and(|value| value == "h2") => {
+            (false, _)
+                if head
+                    .headers
+                    .get(&h3::fields::WEFT_PROTOCOL)
+                    .is_some_and(|value| value == "h2") =>
+            {
                 Protocol::Http2
             }
             (false, _) => Protocol::Http1,
@@ -183,7 +196,9 @@ impl Record {
     /// The fields of a head or of trailers, in which gRPC has its status.
     pub(crate) fn on_fields(&mut self, fields: &HeaderMap) {
         if self.event.grpc
-            && let Some(status) = fields.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok())
+            && let Some(status) = fields
+                .get("grpc-status")
+                .and_then(|status| status.to_str().ok()?.parse().ok())
         {
             self.event.grpc_status = Some(status);
         }
@@ -295,7 +310,12 @@ impl Telemetry {
         let metrics = Arc::new(Metrics::new()?);
         let (log, log_thread) = AccessLog::start(&config.access_log, metrics.log_dropped())?;
         let workload = format!("{}/{}", &*config.workload.namespace, &*config.workload.name).into();
-        Ok(Self { metrics, log, log_thread, workload })
+        Ok(Self {
+            metrics,
+            log,
+            log_thread,
+            workload,
+        })
     }
 
     /// Makes a worker's end, on the worker's thread.
@@ -305,7 +325,12 @@ impl Telemetry {
             let log = log.worker();
             tokio::task::spawn_local(log.clone().run());
             let routes = RefCell::default();
-            Rc::new(WorkerSink { metrics: metrics.clone(), log, workload: workload.clone(), routes })
+            Rc::new(WorkerSink {
+                metrics: metrics.clone(),
+                log,
+                workload: workload.clone(),
+                routes,
+            })
         })
     }
 
@@ -375,7 +400,14 @@ impl WorkerSink {
         let route = self.route(event);
         if matches!(event.protocol, Protocol::Http1 | Protocol::Http2) {
             let reason = event.reason.unwrap_or_default();
-            route.request(&Outcome { status: event.status, grpc: event.grpc_status, reason }, duration);
+            route.request(
+                &Outcome {
+                    status: event.status,
+                    grpc: event.grpc_status,
+                    reason,
+                },
+                duration,
+            );
         }
         route.bytes(event.sent, event.received);
         if event.plaintext {
@@ -403,7 +435,13 @@ fn entry<'e>(event: &'e Event, workload: &'e str, duration: std::time::Duration)
         },
         endpoint: text(event.endpoint.as_ref().map(|endpoint| &*endpoint.uid)),
         caller: text(event.caller.as_ref().map(|(caller, _)| caller.as_str())),
-        peer: text(event.endpoint.as_ref().and_then(|endpoint| endpoint.identity()).map(SpiffeId::as_str)),
+        peer: text(
+            event
+                .endpoint
+                .as_ref()
+                .and_then(|endpoint| endpoint.identity())
+                .map(SpiffeId::as_str),
+        ),
         status: event.status.map(|status| status.as_u16()),
         grpc_status: event.grpc_status,
         reason: event.reason.unwrap_or_default(),

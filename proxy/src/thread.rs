@@ -104,7 +104,9 @@ pub(crate) async fn spawn(start: Start) -> Result<(Listen, JoinHandle<()>), Thre
 }
 
 fn run(start: Start, ready: oneshot::Sender<Result<Listen, ThreadError>>) {
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -113,7 +115,9 @@ fn run(start: Start, ready: oneshot::Sender<Result<Listen, ThreadError>>) {
         }
     };
     // A panic in a task ends that task; one here, in what owns the connections, must end the process.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(serve(start, ready))));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        runtime.block_on(serve(start, ready))
+    }));
     if outcome.is_err() {
         tracing::error!("a worker panicked: ending, so that the proxy is never half alive");
         std::process::abort();
@@ -131,7 +135,10 @@ async fn serve(start: Start, ready: oneshot::Sender<Result<Listen, ThreadError>>
     let bound = sockets.bound();
     match set_up(start, sockets) {
         Ok(running) => {
-            let _ = ready.send(Ok(Listen { mesh: running.mesh_addresses(), ..bound }));
+            let _ = ready.send(Ok(Listen {
+                mesh: running.mesh_addresses(),
+                ..bound
+            }));
             running.until_drained().await;
         }
         Err(error) => {
@@ -148,9 +155,19 @@ struct Sockets {
 impl Sockets {
     fn open(start: &Start) -> Result<Self, ThreadError> {
         let mut doors = Vec::new();
-        let outbound = start.listen.outbound.iter().map(|address| (*address, Door::Outbound));
+        let outbound = start
+            .listen
+            .outbound
+            .iter()
+            .map(|address| (*address, Door::Outbound));
         let binds = start.listen.binds.iter().map(|(address, host, port)| {
-            (*address, Door::Bind { host: host.clone(), port: *port })
+            (
+                *address,
+                Door::Bind {
+                    host: host.clone(),
+                    port: *port,
+                },
+            )
         });
         for (address, door) in outbound.chain(binds) {
             let listener = listen(address, start.workers > 1)
@@ -174,7 +191,11 @@ impl Sockets {
 }
 
 fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     // The next process must not wait for the connections of this one to be forgotten.
     socket.set_reuse_address(true)?;
     if shared {
@@ -207,7 +228,11 @@ fn set_up(start: Start, sockets: Sockets) -> Result<Running, ThreadError> {
     let worker = Rc::new(worker(&start, pool, &sockets));
     let mut listeners = Vec::new();
     for address in &start.listen.mesh {
-        let options = ListenerOptions { address: *address, worker: start.index, workers: start.workers };
+        let options = ListenerOptions {
+            address: *address,
+            worker: start.index,
+            workers: start.workers,
+        };
         let server = worker.clone();
         let listener = Listener::bind(
             &options,
@@ -229,7 +254,11 @@ fn set_up(start: Start, sockets: Sockets) -> Result<Running, ThreadError> {
         })
         .collect();
     tokio::task::spawn_local(worker.draining.clone().follow(start.drain.clone()));
-    tokio::task::spawn_local(start.questions.answer(status::reporter(start.index, &worker, &listeners)));
+    tokio::task::spawn_local(
+        start
+            .questions
+            .answer(status::reporter(start.index, &worker, &listeners)),
+    );
     Ok(Running {
         worker,
         listeners,
@@ -240,9 +269,17 @@ fn set_up(start: Start, sockets: Sockets) -> Result<Running, ThreadError> {
 }
 
 fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
-    let app_connector = Connector::new(start.application_source, APPLICATION_CONNECT, start.outgoing.clone());
+    let app_connector = Connector::new(
+        start.application_source,
+        APPLICATION_CONNECT,
+        start.outgoing.clone(),
+    );
     let outside_connector = Connector::new(None, OUTSIDE_CONNECT, start.outgoing.clone());
-    let listeners = sockets.doors.iter().map(|(_, address, _)| *address).chain(start.listen.others.iter().copied());
+    let listeners = sockets
+        .doors
+        .iter()
+        .map(|(_, address, _)| *address)
+        .chain(start.listen.others.iter().copied());
     Worker {
         snapshot: RefCell::new(start.snapshots.borrow().clone()),
         pool,

@@ -28,7 +28,10 @@ use crate::{
 
 /// A tunnel that the far side has accepted.
 pub(crate) enum Tunnel {
-    Mesh { stream: RequestStream, in_flight: InFlight },
+    Mesh {
+        stream: RequestStream,
+        in_flight: InFlight,
+    },
     /// To an endpoint without a sidecar, or out of the mesh.
     Plain(LocalStream),
 }
@@ -51,9 +54,11 @@ pub(crate) async fn open(worker: &Worker, route: &Route, record: &mut Record) ->
     };
     let head = |endpoint: &Endpoint| connect_head(endpoint);
     match open_stream_to(worker, backend, record, head).await? {
-        Opened::Mesh { stream, answer, in_flight } if answer.status.is_success() => {
-            Ok(Tunnel::Mesh { stream, in_flight })
-        }
+        Opened::Mesh {
+            stream,
+            answer,
+            in_flight,
+        } if answer.status.is_success() => Ok(Tunnel::Mesh { stream, in_flight }),
         Opened::Mesh { answer, .. } => Err(declined(&answer)),
         Opened::Plain(stream) => Ok(Tunnel::Plain(stream)),
     }
@@ -125,7 +130,10 @@ pub(crate) async fn websocket(
     mut record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
     let Route::Backend(backend) = route.clone() else {
-        return Err(Refused { failure: Failure::Unsupported("a WebSocket that leaves the mesh"), record });
+        return Err(Refused {
+            failure: Failure::Unsupported("a WebSocket that leaves the mesh"),
+            record,
+        });
     };
     let head = websocket_head(&route, target, head);
     let with_port = |endpoint: &Endpoint| {
@@ -135,7 +143,11 @@ pub(crate) async fn websocket(
     };
     let opened = open_stream_to(worker, &backend, &mut record, with_port).await;
     let (mut stream, mut answer, in_flight) = match opened {
-        Ok(Opened::Mesh { stream, answer, in_flight }) => (stream, answer, in_flight),
+        Ok(Opened::Mesh {
+            stream,
+            answer,
+            in_flight,
+        }) => (stream, answer, in_flight),
         Ok(Opened::Plain(_)) => {
             let failure = Failure::Unsupported("a WebSocket to an endpoint without a sidecar");
             return Err(Refused { failure, record });
@@ -148,9 +160,15 @@ pub(crate) async fn websocket(
             answer.status = StatusCode::from_bytes(status.as_bytes()).unwrap_or(answer.status);
         }
         record.on_answer(answer.status, Some(in_flight), 0);
-        let ended = poll_fn(|cx| Poll::Ready(stream.recv.poll_ended(cx))).await.unwrap_or(false);
+        let ended = poll_fn(|cx| Poll::Ready(stream.recv.poll_ended(cx)))
+            .await
+            .unwrap_or(false);
         let body = MeshBody::new(stream.recv, ended, None, record);
-        return Ok(response(answer.status, answer.headers, ResponseBody::Mesh(Box::new(body))));
+        return Ok(response(
+            answer.status,
+            answer.headers,
+            ResponseBody::Mesh(Box::new(body)),
+        ));
     }
     let mut headers = answer.headers;
     websocket::remove_handshake(&mut headers);
@@ -165,11 +183,19 @@ pub(crate) async fn websocket(
             Some(UpgradedStream::Http2(_)) | None => record.fail("application_closed"),
         }
     });
-    Ok(response(StatusCode::SWITCHING_PROTOCOLS, headers, ResponseBody::Own(None)))
+    Ok(response(
+        StatusCode::SWITCHING_PROTOCOLS,
+        headers,
+        ResponseBody::Own(None),
+    ))
 }
 
 enum Opened {
-    Mesh { stream: RequestStream, answer: ResponseHead, in_flight: InFlight },
+    Mesh {
+        stream: RequestStream,
+        answer: ResponseHead,
+        in_flight: InFlight,
+    },
     Plain(LocalStream),
 }
 
@@ -183,7 +209,9 @@ async fn open_stream_to(
     let mut tried: Vec<Arc<str>> = Vec::new();
     loop {
         let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
-            let none = Failure::NoEndpoint { unmeshed: backend.unmeshed_denied };
+            let none = Failure::NoEndpoint {
+                unmeshed: backend.unmeshed_denied,
+            };
             return Err(record.last_failure().unwrap_or(none));
         };
         record.set_endpoint(&endpoint);
@@ -229,7 +257,11 @@ async fn try_endpoint(
     let answer: ResponseHead = answer.await.map_err(Failure::Transport)?;
     match refusal(&answer) {
         Some(reason) => Err(Failure::Unprocessed(reason)),
-        None => Ok(Opened::Mesh { stream, answer, in_flight }),
+        None => Ok(Opened::Mesh {
+            stream,
+            answer,
+            in_flight,
+        }),
     }
 }
 
@@ -239,7 +271,9 @@ fn connect_head(endpoint: &Endpoint) -> RequestHead {
         Reach::Plain(address) => address.ip(),
     };
     let authority = std::net::SocketAddr::new(ip, endpoint.port).to_string();
-    RequestHead::connect(Authority::try_from(authority).unwrap_or_else(|_| Authority::from_static("unknown:1")))
+    RequestHead::connect(
+        Authority::try_from(authority).unwrap_or_else(|_| Authority::from_static("unknown:1")),
+    )
 }
 
 /// The head of an extended CONNECT for a WebSocket.
@@ -254,8 +288,14 @@ fn websocket_head(route: &Route, target: Target, mut head: Parts) -> RequestHead
 
 /// The far sidecar said no for good: its reason, as it gave it.
 fn declined(answer: &ResponseHead) -> Failure {
-    let reason = answer.headers.get(fields::WEFT_ERROR).and_then(|reason| reason.to_str().ok());
-    Failure::Declined { status: answer.status, reason: reason.unwrap_or("declined").to_owned() }
+    let reason = answer
+        .headers
+        .get(fields::WEFT_ERROR)
+        .and_then(|reason| reason.to_str().ok());
+    Failure::Declined {
+        status: answer.status,
+        reason: reason.unwrap_or("declined").to_owned(),
+    }
 }
 
 async fn complete(upgrade: Option<PendingUpgrade>) -> Option<UpgradedStream> {
@@ -273,11 +313,19 @@ where
             drop(in_flight);
             record.add_sent(end.sent);
             record.add_received(end.received);
-            if end.error.is_none() { record.complete() } else { record.fail("connection_closed") }
+            if end.error.is_none() {
+                record.complete()
+            } else {
+                record.fail("connection_closed")
+            }
         }
         Tunnel::Plain(mut outside) => {
             let result = copy_bidirectional(&mut application, &mut outside).await;
-            if result.is_ok() { record.complete() } else { record.fail("connection_closed") }
+            if result.is_ok() {
+                record.complete()
+            } else {
+                record.fail("connection_closed")
+            }
         }
     }
 }
@@ -288,4 +336,3 @@ fn response(status: StatusCode, headers: HeaderMap, body: ResponseBody) -> Respo
     *response.headers_mut() = headers;
     response
 }
-

@@ -57,7 +57,12 @@ pub(crate) enum UploadError {
 
 impl Upload {
     pub(crate) fn new(body: RequestBody) -> Self {
-        Self { body, kept: Some(Kept::default()), phase: Phase::Reading, sent: 0 }
+        Self {
+            body,
+            kept: Some(Kept::default()),
+            phase: Phase::Reading,
+            sent: 0,
+        }
     }
 
     /// Can the request be sent again from its beginning?
@@ -98,7 +103,11 @@ impl Upload {
 
     /// Sends what there is. Queues as much as is ready before it hands anything to QUIC, so that a small request
     /// leaves whole.
-    pub(crate) fn poll(&mut self, send: &mut SendStream, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+    pub(crate) fn poll(
+        &mut self,
+        send: &mut SendStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), UploadError>> {
         loop {
             match self.phase {
                 Phase::Replaying(index) => self.replay(index, send)?,
@@ -134,7 +143,9 @@ impl Upload {
     }
 
     fn replay(&mut self, index: usize, send: &mut SendStream) -> Result<(), UploadError> {
-        let Some(kept) = &self.kept else { return Err(UploadError::Application) };
+        let Some(kept) = &self.kept else {
+            return Err(UploadError::Application);
+        };
         match kept.chunks.get(index) {
             Some(chunk) => {
                 self.sent += chunk.len() as u64;

@@ -119,7 +119,7 @@ impl<B: AppBody> AppPool<B> {
             }
             HttpVersion::Http2 => {
                 let slot = entry(&self.0.http2, address);
-                http2::send(&self.0.connector, &slot, address, request).await?
+                Box::pin(http2::send(&self.0.connector, &slot, address, request)).await?
             }
         };
         // Nobody asked to switch protocols, and what follows would not be HTTP.

@@ -66,10 +66,27 @@ impl Counter {
         });
     }
 
-    async fn answer(self, request: Request<Incoming>, delay: Duration) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
-        let id = request.headers().get("x-id").map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
-        *self.0.lock().expect("counts").entry(id.unwrap_or_default()).or_default() += 1;
-        let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        delay: Duration,
+    ) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
+        let id = request
+            .headers()
+            .get("x-id")
+            .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+        *self
+            .0
+            .lock()
+            .expect("counts")
+            .entry(id.unwrap_or_default())
+            .or_default() += 1;
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }

@@ -50,7 +50,9 @@ impl Connection {
     pub async fn http1(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("connect");
         stream.set_nodelay(true).expect("set an option");
-        let (sender, connection) = conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
+        let (sender, connection) = conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .expect("HTTP/1.1");
         tokio::spawn(connection.with_upgrades());
         Self::Http1(sender)
     }
@@ -58,7 +60,9 @@ impl Connection {
     pub async fn http2(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("connect");
         let executor = TokioExecutor::new();
-        let (sender, connection) = conn::http2::handshake(executor, TokioIo::new(stream)).await.expect("HTTP/2");
+        let (sender, connection) = conn::http2::handshake(executor, TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
         tokio::spawn(connection);
         Self::Http2(sender)
     }
@@ -83,11 +87,18 @@ impl Connection {
         let (parts, body) = response.into_parts();
         let collected = body.collect().await?;
         let trailers = collected.trailers().cloned();
-        Ok(Answer { status: parts.status, headers: parts.headers, body: collected.to_bytes(), trailers })
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: collected.to_bytes(),
+            trailers,
+        })
     }
 
     pub async fn send(&mut self, request: Request<Body>) -> Answer {
-        soon("an answer", self.try_send(request)).await.expect("an answer")
+        soon("an answer", self.try_send(request))
+            .await
+            .expect("an answer")
     }
 }
 
@@ -108,7 +119,10 @@ pub fn pieces(pieces: Vec<Bytes>, trailers: Option<HeaderMap>) -> Body {
 
 /// One GET on a connection of its own.
 pub async fn get(address: SocketAddr, host: &str, path: &str) -> Answer {
-    let request = Request::get(path).header("host", host).body(empty()).expect("a request");
+    let request = Request::get(path)
+        .header("host", host)
+        .body(empty())
+        .expect("a request");
     Connection::http1(address).await.send(request).await
 }
 
@@ -139,4 +153,31 @@ pub async fn read_head(stream: &mut TcpStream) -> String {
         String::from_utf8(head).expect("text")
     })
     .await
+}
+
+/// Expects that a connection, which nobody serves, ends with a reset, however early.
+pub async fn assert_reset(address: SocketAddr) {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        ping(&mut stream).await
+    };
+    assert_is_reset(soon("a reset", exchange).await);
+}
+
+/// Sends a byte and reads one.
+pub async fn ping(stream: &mut TcpStream) -> io::Result<u8> {
+    stream.write_all(b"x").await?;
+    stream.read_u8().await
+}
+
+/// Expects a reset, of which a write or a read hears first.
+pub fn assert_is_reset(exchange: io::Result<u8>) {
+    let error = exchange.expect_err("a reset");
+    assert!(
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        ),
+        "{error}"
+    );
 }

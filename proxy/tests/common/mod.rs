@@ -138,45 +138,90 @@ impl Workload {
 
     /// Binds a port of its application.
     pub async fn listen(&self, port: u16) -> TcpListener {
-        TcpListener::bind(self.at(port)).await.expect("bind a port of the application")
+        TcpListener::bind(self.at(port))
+            .await
+            .expect("bind a port of the application")
     }
 
     fn admin(&self) -> SocketAddr {
-        let ip = if self.address.is_loopback() { self.address } else { Ipv4Addr::LOCALHOST.into() };
+        let ip = if self.address.is_loopback() {
+            self.address
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        };
         SocketAddr::new(ip, 15_000)
     }
 
     fn document(&self) -> String {
         let mesh_port = if self.meshed { "meshPort: 15008, " } else { "" };
-        let ports: Vec<_> = self.ports.iter().map(|(name, port, protocol)| {
-            let protocol = if protocol.is_empty() { String::new() } else { format!(", protocol: {protocol}") };
-            format!("{{name: {name}, port: {port}{protocol}}}")
-        }).collect();
+        let ports: Vec<_> = self
+            .ports
+            .iter()
+            .map(|(name, port, protocol)| {
+                let protocol = if protocol.is_empty() {
+                    String::new()
+                } else {
+                    format!(", protocol: {protocol}")
+                };
+                format!("{{name: {name}, port: {port}{protocol}}}")
+            })
+            .collect();
         format!(
             "---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {}, labels: {{app: {}}}}}\n\
              spec: {{address: {}, {mesh_port}serviceAccount: {}, ports: [{}]}}\n",
-            self.name, self.account, self.address, self.listed_account, ports.join(", "),
+            self.name,
+            self.account,
+            self.address,
+            self.listed_account,
+            ports.join(", "),
         )
     }
 
     fn file(&self, documents: &Path) -> String {
-        let Self { name, account, address, certificates, .. } = self;
-        let outbound = if address.is_loopback() { *address } else { Ipv4Addr::LOCALHOST.into() };
-        let ports: Vec<_> = self.ports.iter().map(|(name, port, protocol)| {
-            let protocol = if protocol.is_empty() { String::new() } else { format!(", protocol: {protocol}") };
-            format!("{{name: {name}, port: {port}{protocol}}}")
-        }).collect();
-        let binds: Vec<_> = self.binds.iter().map(|(port, service)| {
-            format!("{{listen: \"{outbound}:{port}\", service: \"{service}\"}}")
-        }).collect();
+        let Self {
+            name,
+            account,
+            address,
+            certificates,
+            ..
+        } = self;
+        let outbound = if address.is_loopback() {
+            *address
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        };
+        let ports: Vec<_> = self
+            .ports
+            .iter()
+            .map(|(name, port, protocol)| {
+                let protocol = if protocol.is_empty() {
+                    String::new()
+                } else {
+                    format!(", protocol: {protocol}")
+                };
+                format!("{{name: {name}, port: {port}{protocol}}}")
+            })
+            .collect();
+        let binds: Vec<_> = self
+            .binds
+            .iter()
+            .map(|(port, service)| format!("{{listen: \"{outbound}:{port}\", service: \"{service}\"}}"))
+            .collect();
         format!(
             "workload: {{name: {name}, serviceAccount: {account}}}\nstate: {name}-state\n\
              identity: {{certificate: {certificates}/{account}.pem, key: {certificates}/{account}.key, trustBundle: {}}}\n\
              application: {{address: {address}, ports: [{}]}}\n\
-             listen: {{mesh: \"{address}:15008\", outbound: \"{outbound}:15001\", inbound: \"{address}:15006\", \
-             admin: \"{}\", metrics: \"{address}:15020\"}}\n\
+             listen: {{mesh: \"{}\", outbound: \"{outbound}:15001\", inbound: \"{}\", admin: \"{}\", metrics: \"{}\"}}\n\
              binds: [{}]\ndocuments: [{}]\n{}",
-            self.bundle.display(), ports.join(", "), self.admin(), binds.join(", "), documents.display(), self.extra,
+            self.bundle.display(),
+            ports.join(", "),
+            self.at(15_008),
+            self.at(15_006),
+            self.admin(),
+            self.at(15_020),
+            binds.join(", "),
+            documents.display(),
+            self.extra,
         )
     }
 }
@@ -196,12 +241,15 @@ impl Mesh {
     /// A mesh with a workload `client-0`, one `web-0`, and a service `web`, whose ports are those of [`port`].
     pub fn of_web() -> Self {
         let mut mesh = Self::new();
-        mesh.service("web", &[
-            ("http", 80, port::HTTP, "http"),
-            ("any", 81, port::ANY, ""),
-            ("tcp", 5432, port::TCP, "tcp"),
-            ("grpc", 50_051, port::GRPC, "grpc"),
-        ]);
+        mesh.service(
+            "web",
+            &[
+                ("http", 80, port::HTTP, "http"),
+                ("any", 81, port::ANY, ""),
+                ("tcp", 5432, port::TCP, "tcp"),
+                ("grpc", 50_051, port::GRPC, "grpc"),
+            ],
+        );
         mesh.workload(Self::client());
         mesh.workload(Self::web("web-0"));
         mesh
@@ -224,7 +272,10 @@ impl Mesh {
     }
 
     pub fn service(&mut self, name: &str, ports: &[ServicePort]) {
-        self.services.push(Service { name: name.to_owned(), ports: ports.to_vec() });
+        self.services.push(Service {
+            name: name.to_owned(),
+            ports: ports.to_vec(),
+        });
     }
 
     pub fn workload(&mut self, workload: Workload) -> Workload {
@@ -238,11 +289,18 @@ impl Mesh {
 
     /// The workload of that name.
     pub fn named(&self, name: &str) -> Workload {
-        self.workloads.iter().find(|workload| workload.name == name).expect("a workload of the mesh").clone()
+        self.workloads
+            .iter()
+            .find(|workload| workload.name == name)
+            .expect("a workload of the mesh")
+            .clone()
     }
 
     pub fn named_mut(&mut self, name: &str) -> &mut Workload {
-        self.workloads.iter_mut().find(|workload| workload.name == name).expect("a workload of the mesh")
+        self.workloads
+            .iter_mut()
+            .find(|workload| workload.name == name)
+            .expect("a workload of the mesh")
     }
 
     /// Writes the documents as they are now. Running sidecars see them change.
@@ -254,10 +312,17 @@ impl Mesh {
             let _ = writeln!(text, "  {line}");
         }
         for Service { name, ports } in &self.services {
-            let ports: Vec<_> = ports.iter().map(|(name, port, target, protocol)| {
-                let protocol = if protocol.is_empty() { String::new() } else { format!(", appProtocol: {protocol}") };
-                format!("{{name: {name}, port: {port}, targetPort: {target}{protocol}}}")
-            }).collect();
+            let ports: Vec<_> = ports
+                .iter()
+                .map(|(name, port, target, protocol)| {
+                    let protocol = if protocol.is_empty() {
+                        String::new()
+                    } else {
+                        format!(", appProtocol: {protocol}")
+                    };
+                    format!("{{name: {name}, port: {port}, targetPort: {target}{protocol}}}")
+                })
+                .collect();
             let _ = write!(
                 text,
                 "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
@@ -287,13 +352,22 @@ impl Mesh {
             .args(accounts)
             .output()
             .expect("run dev-certs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Publishes the documents and starts the sidecars of all meshed workloads.
     pub fn start(&mut self) {
         self.publish();
-        let workloads: Vec<_> = self.workloads.iter().filter(|workload| workload.meshed).cloned().collect();
+        let workloads: Vec<_> = self
+            .workloads
+            .iter()
+            .filter(|workload| workload.meshed)
+            .cloned()
+            .collect();
         let spawned: Vec<_> = workloads.iter().map(|workload| self.spawn(workload)).collect();
         for (workload, process) in workloads.into_iter().zip(spawned) {
             self.add(workload, process);
@@ -308,8 +382,14 @@ impl Mesh {
     }
 
     fn add(&mut self, workload: Workload, mut process: Process) {
-        process.wait_ready(&Ready::Line(" ready ".to_owned()), SOON).expect("a sidecar");
-        self.sidecars.push(Sidecar { workload, process, may_fail: false });
+        process
+            .wait_ready(&Ready::Line(" ready ".to_owned()), SOON)
+            .expect("a sidecar");
+        self.sidecars.push(Sidecar {
+            workload,
+            process,
+            may_fail: false,
+        });
     }
 
     fn spawn(&mut self, workload: &Workload) -> Process {
@@ -323,7 +403,11 @@ impl Mesh {
             Some(host) => host.command(PROXY),
             None => Command::new(PROXY),
         };
-        command.arg("run").arg("--config").arg(self.directory().join(file)).env("NO_COLOR", "1");
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(self.directory().join(file))
+            .env("NO_COLOR", "1");
         Process::spawn(&workload.name, command).expect("start a sidecar")
     }
 
@@ -336,7 +420,10 @@ impl Mesh {
 
     /// Takes a sidecar out: it is killed when the result is dropped.
     pub fn take(&mut self, name: &str) -> Sidecar {
-        let index = self.sidecars.iter().position(|sidecar| sidecar.workload.name == name);
+        let index = self
+            .sidecars
+            .iter()
+            .position(|sidecar| sidecar.workload.name == name);
         self.sidecars.remove(index.expect("a running sidecar"))
     }
 
@@ -368,16 +455,25 @@ impl Sidecar {
         let answer = http::get(address, &address.to_string(), "/metrics").await;
         let text = String::from_utf8(answer.body.to_vec()).expect("text");
         let series = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
                 && labels.iter().all(|label| line.contains(label))
         });
-        series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).reduce(|sum, value| sum + value)
+        series
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .reduce(|sum, value| sum + value)
     }
 
     /// The lines of its access log so far.
     pub fn access_log(&self) -> Vec<Value> {
-        let lines = self.process.log().into_iter().filter(|line| line.starts_with("{\"time\""));
-        lines.map(|line| serde_json::from_str(&line).expect("a line of JSON")).collect()
+        let lines = self
+            .process
+            .log()
+            .into_iter()
+            .filter(|line| line.starts_with("{\"time\""));
+        lines
+            .map(|line| serde_json::from_str(&line).expect("a line of JSON"))
+            .collect()
     }
 
     /// The first line of its access log, past or to come, with all these texts.
@@ -406,7 +502,10 @@ impl Sidecar {
 
     /// Waits for its end, and gives its exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        eventually("the end of a sidecar", async || !self.process.is_running().expect("a process")).await;
+        eventually("the end of a sidecar", async || {
+            !self.process.is_running().expect("a process")
+        })
+        .await;
         self.process.wait(SOON).expect("an ended process").code()
     }
 
@@ -456,6 +555,7 @@ fn unused_address() -> IpAddr {
     let last = NEXT.fetch_add(1, Ordering::Relaxed);
     assert!(last < 255, "more workloads than addresses in one test process");
     let process = std::process::id();
-    let [second, third] = [process / 251 % 200 + 20, process % 251].map(|part| u8::try_from(part).unwrap_or(1));
+    let [second, third] =
+        [process / 251 % 200 + 20, process % 251].map(|part| u8::try_from(part).unwrap_or(1));
     Ipv4Addr::new(127, second, third, last).into()
 }

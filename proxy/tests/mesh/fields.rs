@@ -31,7 +31,10 @@ async fn an_application_sees_its_caller_and_no_field_of_another_hop() {
     )
     .await;
     let head = received(&answer);
-    assert_eq!((head.version.as_str(), head.uri.as_str()), ("HTTP/1.1", "/headers"));
+    assert_eq!(
+        (head.version.as_str(), head.uri.as_str()),
+        ("HTTP/1.1", "/headers")
+    );
     let mut names: Vec<_> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["host", "weft-caller", "weft-hops", "x-kept", "x-kept"]);
@@ -54,7 +57,12 @@ async fn an_answer_of_the_application_cannot_pass_for_one_of_the_mesh() {
     })
     .await;
     mesh.start();
-    let Answer { status, mut headers, body, .. } = get(mesh.outbound(), "web", "/").await;
+    let Answer {
+        status,
+        mut headers,
+        body,
+        ..
+    } = get(mesh.outbound(), "web", "/").await;
     assert_eq!((status, &*body), (StatusCode::SERVICE_UNAVAILABLE, &b"mine"[..]));
     // The application sent none; a recipient with a clock may add it (RFC 9110 section 6.6.1).
     headers.remove("date");
@@ -63,7 +71,10 @@ async fn an_answer_of_the_application_cannot_pass_for_one_of_the_mesh() {
     assert_eq!(names, ["content-length", "x-kept"]);
     // It was not taken for a refusal of the sidecar, which would be tried again.
     let line = mesh.sidecar("client-0").access(&[("status", "503")]).await;
-    assert_eq!((&line["tries"], &line["reason"]), (&1.into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&line["tries"], &line["reason"]),
+        (&1.into(), &serde_json::Value::Null)
+    );
 }
 
 #[tokio::test]
@@ -71,13 +82,18 @@ async fn a_request_that_goes_in_circles_ends() {
     let mut mesh = Mesh::of_web();
     app::serve_web(&mesh.named("web-0")).await;
     mesh.start();
-    let with_hops = |hops: &str| {
-        format!("GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\nWeft-Hops: {hops}\r\n\r\n")
-    };
+    let with_hops =
+        |hops: &str| format!("GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\nWeft-Hops: {hops}\r\n\r\n");
     let answer = raw(mesh.outbound(), with_hops("15")).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let answer = raw(mesh.outbound(), with_hops("16")).await;
-    assert!(answer.starts_with("HTTP/1.1 508 ") && answer.contains("weft-error: loop"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 508 ") && answer.contains("weft-error: loop"),
+        "{answer}"
+    );
     let answer = raw(mesh.outbound(), with_hops("many")).await;
-    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("weft-error: bad_field"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("weft-error: bad_field"),
+        "{answer}"
+    );
 }

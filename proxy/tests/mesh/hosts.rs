@@ -20,7 +20,9 @@ fn service(host: &Host, kind: &str, listen: &str, port: u16) -> Process {
 /// Sends a request with the needle in its path, fields and body, and gives the answer, from within a host.
 fn exchange(host: &Host, address: &str, needle: &str) -> String {
     let body = needle.repeat(100);
-    let request = Request::post(format!("/echo?{needle}")).body(()).expect("a request");
+    let request = Request::post(format!("/echo?{needle}"))
+        .body(())
+        .expect("a request");
     let text = format!(
         "POST {} HTTP/1.1\r\nHost: web\r\nX-Needle: {needle}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         request.uri(),
@@ -42,10 +44,18 @@ fn two_hosts(family: usize) {
     const NEEDLE: &str = "needle-3f9a";
     let (left, right) = (Host::new("left").unwrap(), Host::new("right").unwrap());
     let link = Link::join(&left, &right, 7, LinkOptions::default()).unwrap();
-    let at = |workload: Workload, address: IpAddr, host: &Host| Workload { address, host: Some(host.clone()), ..workload };
+    let at = |workload: Workload, address: IpAddr, host: &Host| Workload {
+        address,
+        host: Some(host.clone()),
+        ..workload
+    };
     let mut mesh = Mesh::new();
     mesh.service("web", &[("http", 80, port::HTTP, "http")]);
-    let client = mesh.workload(at(Workload::new("client-0", "client"), link.left()[family], &left));
+    let client = mesh.workload(at(
+        Workload::new("client-0", "client"),
+        link.left()[family],
+        &left,
+    ));
     let web = Workload::new("web-0", "web").port("http", port::HTTP, "");
     let web = mesh.workload(at(web, link.right()[family], &right));
     let _service = service(&right, "http", &web.at(port::HTTP).to_string(), port::HTTP);
@@ -53,7 +63,10 @@ fn two_hosts(family: usize) {
     let sniffer = Sniffer::start(&right, link.interface(), NEEDLE.as_bytes()).unwrap();
     for _ in 0..10 {
         let answer = exchange(&left, "127.0.0.1:15001", NEEDLE);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {} ", StatusCode::OK.as_str())), "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {} ", StatusCode::OK.as_str())),
+            "{answer}"
+        );
         assert!(answer.ends_with(&NEEDLE.repeat(100)), "{answer}");
     }
     let seen = sniffer.finish().unwrap();

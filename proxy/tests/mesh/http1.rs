@@ -30,14 +30,31 @@ async fn web() -> Mesh {
 #[tokio::test]
 async fn a_service_answers_to_every_spelling_of_its_name() {
     let mut mesh = Mesh::of_web();
-    mesh.service("several", &[("one", 8001, port::HTTP, "http"), ("two", 8002, port::HTTP, "http")]);
+    mesh.service(
+        "several",
+        &[
+            ("one", 8001, port::HTTP, "http"),
+            ("two", 8002, port::HTTP, "http"),
+        ],
+    );
     app::serve_web(&mesh.named("web-0")).await;
     mesh.start();
     let outbound = mesh.outbound();
-    for name in ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "WEB.Default", "web."] {
+    for name in [
+        "web",
+        "web.default",
+        "web.default.svc",
+        "web.default.svc.cluster.local",
+        "WEB.Default",
+        "web.",
+    ] {
         for host in [name.to_owned(), format!("{name}:80")] {
             let answer = get(outbound, &host, "/").await;
-            assert_eq!((answer.status, &answer.body), (StatusCode::OK, &small_answer("web-0")), "{host}");
+            assert_eq!(
+                (answer.status, &answer.body),
+                (StatusCode::OK, &small_answer("web-0")),
+                "{host}"
+            );
         }
     }
     for (host, reason) in [
@@ -51,7 +68,10 @@ async fn a_service_answers_to_every_spelling_of_its_name() {
         assert_eq!(answer.field("weft-error"), Some(reason), "{host}");
     }
     let line = mesh.sidecar("client-0").access(&[("authority", "nobody")]).await;
-    assert_eq!((&line["reason"], &line["status"]), (&"unknown_service".into(), &404.into()));
+    assert_eq!(
+        (&line["reason"], &line["status"]),
+        (&"unknown_service".into(), &404.into())
+    );
 }
 
 #[tokio::test]
@@ -59,9 +79,15 @@ async fn the_access_log_of_both_sides_says_who_called_whom() {
     let mut mesh = web().await;
     get(mesh.outbound(), "web", "/?secret").await;
     let (client, web) = (mesh.named("client-0").identity(), mesh.named("web-0").identity());
-    let line = mesh.sidecar("client-0").access(&[("direction", "outbound")]).await;
+    let line = mesh
+        .sidecar("client-0")
+        .access(&[("direction", "outbound")])
+        .await;
     assert_eq!(line["service"], "default/web");
-    assert_eq!((&line["path"], &line["status"], &line["tries"]), (&"/".into(), &200.into(), &1.into()));
+    assert_eq!(
+        (&line["path"], &line["status"], &line["tries"]),
+        (&"/".into(), &200.into(), &1.into())
+    );
     assert_eq!((&line["peer"], &line["transport"]), (&web.into(), &"h3".into()));
     let line = mesh.sidecar("web-0").access(&[("direction", "inbound")]).await;
     assert_eq!((&line["caller"], &line["status"]), (&client.into(), &200.into()));
@@ -85,7 +111,10 @@ async fn bodies_pass_with_a_length_and_chunked() {
         "POST /echo HTTP/1.1\r\nHost: web\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     )
     .await;
-    assert!(answer.to_lowercase().contains("transfer-encoding: chunked\r\n"), "{answer}");
+    assert!(
+        answer.to_lowercase().contains("transfer-encoding: chunked\r\n"),
+        "{answer}"
+    );
     assert!(answer.ends_with("\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), "{answer}");
 }
 
@@ -94,11 +123,19 @@ async fn answers_without_a_body_leave_the_connection_in_step() {
     let mesh = web().await;
     let mut connection = Connection::http1(mesh.outbound()).await;
     for _ in 0..2 {
-        let head = Request::head("/bytes?n=1000").header("host", "web").body(empty()).unwrap();
+        let head = Request::head("/bytes?n=1000")
+            .header("host", "web")
+            .body(empty())
+            .unwrap();
         let answer = connection.send(head).await;
-        assert_eq!((answer.status, answer.field("content-length")), (StatusCode::OK, Some("1000")));
+        assert_eq!(
+            (answer.status, answer.field("content-length")),
+            (StatusCode::OK, Some("1000"))
+        );
         for code in [204, 304, 200, 500] {
-            let request = Request::get(format!("/status?code={code}")).header("host", "web").body(empty());
+            let request = Request::get(format!("/status?code={code}"))
+                .header("host", "web")
+                .body(empty());
             let answer = connection.send(request.unwrap()).await;
             assert_eq!((answer.status.as_u16(), answer.body.len()), (code, 0));
         }
@@ -127,7 +164,10 @@ async fn announced_trailers_pass_both_ways() {
 async fn large_bodies_arrive_whole() {
     let mesh = web().await;
     let mut connection = Connection::http1(mesh.outbound()).await;
-    let request = Request::get(format!("/bytes?n={LARGE}")).header("host", "web").body(empty()).unwrap();
+    let request = Request::get(format!("/bytes?n={LARGE}"))
+        .header("host", "web")
+        .body(empty())
+        .unwrap();
     let answer = connection.send(request).await;
     assert_eq!(answer.body.len(), LARGE);
     assert!(Pattern::default().matches(&answer.body));
@@ -136,7 +176,10 @@ async fn large_bodies_arrive_whole() {
         assert_eq!(connection.send(request).await.text(), receipt(&answer.body));
     }
     // Both at once.
-    let request = Request::post("/echo").header("host", "web").body(full(answer.body.clone())).unwrap();
+    let request = Request::post("/echo")
+        .header("host", "web")
+        .body(full(answer.body.clone()))
+        .unwrap();
     assert!(connection.send(request).await.body == answer.body);
 }
 
@@ -152,12 +195,18 @@ async fn the_application_says_100_continue_and_nobody_else() {
             assert!(head.to_lowercase().contains("expect: 100-continue\r\n"), "{head}");
             let mut body = Vec::new();
             if head.contains("/refuse") {
-                stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+                    .await
+                    .unwrap();
             } else {
                 stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
                 body = vec![0; 4];
                 stream.read_exact(&mut body).await.unwrap();
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    .await
+                    .unwrap();
             }
             // Whatever else comes, up to the end of the connection.
             stream.read_to_end(&mut body).await.ok();
@@ -185,7 +234,10 @@ async fn the_application_says_100_continue_and_nobody_else() {
     stream.read_exact(&mut body).await.unwrap();
     assert_eq!(&body, b"ok");
     drop(stream);
-    crate::common::eventually("the end of both connections", async || bodies.lock().unwrap().len() == 2).await;
+    crate::common::eventually("the end of both connections", async || {
+        bodies.lock().unwrap().len() == 2
+    })
+    .await;
     let mut bodies = bodies.lock().unwrap().clone();
     bodies.sort();
     assert_eq!(bodies, ["", "body"]);
@@ -199,9 +251,15 @@ async fn it_is_a_proxy_for_clients_that_know_one() {
         "GET http://web.default/ HTTP/1.1\r\nHost: web.default\r\nConnection: close\r\n\r\n",
     )
     .await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("web-0 says hello"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("web-0 says hello"),
+        "{answer}"
+    );
     let mut stream = TcpStream::connect(mesh.outbound()).await.unwrap();
-    stream.write_all(b"CONNECT web:5432 HTTP/1.1\r\nHost: web:5432\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"CONNECT web:5432 HTTP/1.1\r\nHost: web:5432\r\n\r\n")
+        .await
+        .unwrap();
     let answer = read_head(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(!answer.to_lowercase().contains("content-length"), "{answer}");
@@ -210,14 +268,23 @@ async fn it_is_a_proxy_for_clients_that_know_one() {
     let mut echoed = Vec::new();
     soon("the echo", stream.read_to_end(&mut echoed)).await.unwrap();
     assert_eq!(echoed, b"through the tunnel");
-    mesh.sidecar("web-0").access(&[("protocol", "tcp"), ("bytes_received", "18")]).await;
-    for (target, status) in [("nobody:80", "404"), ("web:82", "404"), ("127.0.0.1:15000", "502")] {
+    mesh.sidecar("web-0")
+        .access(&[("protocol", "tcp"), ("bytes_received", "18")])
+        .await;
+    for (target, status) in [
+        ("nobody:80", "404"),
+        ("web:82", "404"),
+        ("127.0.0.1:15000", "502"),
+    ] {
         let answer = raw(
             mesh.outbound(),
             format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n"),
         )
         .await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{target}: {answer}"
+        );
     }
 }
 
@@ -236,7 +303,10 @@ async fn malformed_heads_are_refused_and_harm_nobody() {
         "GET web HTTP/1.1\r\nHost: web\r\n",
     ] {
         let answer = raw(mesh.outbound(), format!("{head}Connection: close\r\n\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 400 ") || answer.is_empty(), "{head:?}: {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") || answer.is_empty(),
+            "{head:?}: {answer}"
+        );
     }
     assert_eq!(get(mesh.outbound(), "web", "/").await.status, StatusCode::OK);
 }
@@ -266,7 +336,9 @@ async fn an_interrupted_answer_does_not_look_complete() {
         let answer = soon("a head", connection.begin(request)).await.expect("a head");
         assert_eq!(answer.status(), StatusCode::OK);
         head_seen.notify_one();
-        soon("the end", answer.into_body().collect()).await.expect_err(path);
+        soon("the end", answer.into_body().collect())
+            .await
+            .expect_err(path);
     }
     let line = mesh.sidecar("web-0").access(&[("path", "/length")]).await;
     assert_eq!(line["reason"], "application_closed");

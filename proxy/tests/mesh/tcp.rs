@@ -10,7 +10,11 @@ use tokio::{
 };
 use weft_lab::services::{Pattern, small_answer, tcp};
 
-use crate::common::{Mesh, app, http::get, port, soon};
+use crate::common::{
+    Mesh, app,
+    http::{assert_reset, get},
+    port, soon,
+};
 
 async fn echo(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).await.unwrap();
@@ -36,8 +40,14 @@ async fn a_bound_port_carries_bytes_and_ends_cleanly() {
     assert_eq!(rest(&mut stream).await.unwrap(), b"");
     let web = mesh.named("web-0").identity();
     let line = mesh.sidecar("client-0").access(&[("protocol", "tcp")]).await;
-    assert_eq!((&line["peer"], &line["service"]), (&web.into(), &"default/web".into()));
-    assert_eq!((&line["bytes_sent"], &line["bytes_received"]), (&11.into(), &11.into()));
+    assert_eq!(
+        (&line["peer"], &line["service"]),
+        (&web.into(), &"default/web".into())
+    );
+    assert_eq!(
+        (&line["bytes_sent"], &line["bytes_received"]),
+        (&11.into(), &11.into())
+    );
     let tunnels = mesh.sidecar("client-0").metric("weft_tunnels_open", &[]).await;
     assert_eq!(tunnels, Some(0.0));
 }
@@ -69,7 +79,8 @@ async fn a_reset_is_a_reset_at_the_other_end() {
         async move {
             stream.read_u8().await.unwrap();
             stream.write_all(b"!").await.unwrap();
-            ends.send(stream.read_u8().await.map_err(|error| error.kind())).unwrap();
+            ends.send(stream.read_u8().await.map_err(|error| error.kind()))
+                .unwrap();
         }
     })
     .await;
@@ -77,14 +88,28 @@ async fn a_reset_is_a_reset_at_the_other_end() {
     // Of the application.
     let mut stream = TcpStream::connect(mesh.bind(port::BIND_ANY)).await.unwrap();
     stream.write_all(b"\0").await.unwrap();
-    assert_eq!(rest(&mut stream).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(
+        rest(&mut stream).await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset
+    );
     // Of the client.
     let mut stream = TcpStream::connect(mesh.bind(port::BIND_TCP)).await.unwrap();
     stream.write_all(b"?").await.unwrap();
     soon("an answer", stream.read_u8()).await.unwrap();
-    setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    setsockopt(
+        &stream,
+        sockopt::Linger,
+        &libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        },
+    )
+    .unwrap();
     drop(stream);
-    assert_eq!(soon("the reset", end.recv()).await, Some(Err(io::ErrorKind::ConnectionReset)));
+    assert_eq!(
+        soon("the reset", end.recv()).await,
+        Some(Err(io::ErrorKind::ConnectionReset))
+    );
 }
 
 #[tokio::test]
@@ -110,7 +135,12 @@ async fn on_an_undeclared_port_the_client_may_speak_first() {
     mesh.start();
     // A ClientHello's beginning, and what is neither TLS nor HTTP; bytes that might become HTTP and do not.
     let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 600]].concat();
-    for first in [&hello[..], b"\0\0\0\x08\x04\xd2\x16\x2f", b"GETTING somewhere\n", b"G\0"] {
+    for first in [
+        &hello[..],
+        b"\0\0\0\x08\x04\xd2\x16\x2f",
+        b"GETTING somewhere\n",
+        b"G\0",
+    ] {
         let mut stream = TcpStream::connect(mesh.bind(port::BIND_ANY)).await.unwrap();
         echo(&mut stream, first).await;
         echo(&mut stream, b"and more").await;
@@ -130,9 +160,16 @@ async fn http_on_an_undeclared_port_is_routed_by_request() {
         assert_eq!(answer.body, small_answer("web-0"));
     }
     let line = mesh.sidecar("web-0").access(&[("direction", "inbound")]).await;
-    assert_eq!((&line["protocol"], &line["path"]), (&"http/1.1".into(), &"/".into()));
+    assert_eq!(
+        (&line["protocol"], &line["path"]),
+        (&"http/1.1".into(), &"/".into())
+    );
     // The tunnels that were opened to listen for a server that speaks first are not told of.
-    let log = [mesh.sidecar("client-0").access_log(), mesh.sidecar("web-0").access_log()].concat();
+    let log = [
+        mesh.sidecar("client-0").access_log(),
+        mesh.sidecar("web-0").access_log(),
+    ]
+    .concat();
     assert!(log.iter().all(|line| line["protocol"] == "http/1.1"), "{log:#?}");
 }
 
@@ -141,11 +178,13 @@ async fn a_connection_that_cannot_be_served_is_reset() {
     let mut mesh = Mesh::of_web();
     // Nobody listens on the application's port.
     mesh.start();
-    let mut stream = TcpStream::connect(mesh.bind(port::BIND_TCP)).await.unwrap();
-    stream.write_all(b"hello").await.ok();
-    assert_eq!(rest(&mut stream).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    mesh.sidecar("client-0").access(&[("protocol", "tcp"), ("reason", "refused_by_endpoint")]).await;
-    mesh.sidecar("web-0").access(&[("protocol", "tcp"), ("reason", "application_refused")]).await;
+    assert_reset(mesh.bind(port::BIND_TCP)).await;
+    mesh.sidecar("client-0")
+        .access(&[("protocol", "tcp"), ("reason", "refused_by_endpoint")])
+        .await;
+    mesh.sidecar("web-0")
+        .access(&[("protocol", "tcp"), ("reason", "application_refused")])
+        .await;
 }
 
 #[tokio::test]

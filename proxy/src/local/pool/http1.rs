@@ -98,6 +98,16 @@ pub(super) async fn send<B: AppBody>(
             },
         }
     }
+    // Boxed: what is rare must not make the future of every request larger.
+    Box::pin(send_fresh(connector, idle, address, request)).await
+}
+
+async fn send_fresh<B: AppBody>(
+    connector: &Connector,
+    idle: &Rc<Idle<B>>,
+    address: SocketAddr,
+    request: Request<B>,
+) -> Result<Response<Incoming>, AppError> {
     let connection = open(idle, connector.connect(address).await?).await?;
     Ok(connection.exchange(request).await?)
 }
