@@ -249,17 +249,8 @@ impl DevAuthority {
         Ok(svid)
     }
 
-    /// Makes an SVID and loads it, for a process that needs no files.
-    pub(crate) fn credentials(
-        &self,
-        id: &SpiffeId,
-        lifetime: Duration,
-        now: OffsetDateTime,
-    ) -> Result<Credentials, DevCertsError> {
-        self.load(&self.issue(id, lifetime, now)?)
-    }
-
     /// The CA's certificate, which is the trust bundle.
+    #[cfg(test)]
     pub(crate) fn bundle_pem(&self) -> &str {
         &self.pem
     }
@@ -617,7 +608,9 @@ mod tests {
             Err(DevCertsError::CaExpired(_))
         ));
 
-        let credentials = authority.credentials(&id, Duration::from_secs(60), now).unwrap();
+        let credentials = authority
+            .load(&authority.issue(&id, Duration::from_secs(60), now).unwrap())
+            .unwrap();
         assert_eq!(credentials.svid().id(), &id);
         let end: OffsetDateTime = credentials.svid().not_after().into();
         assert_eq!(end, whole_seconds(now + Duration::from_secs(60)));

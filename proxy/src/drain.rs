@@ -250,7 +250,9 @@ mod tests {
             drop(in_flight);
         };
         let both = futures_util::future::join(waiting, end);
-        tokio::time::timeout(DEADLINE, both).await.expect("all of them hear");
+        tokio::time::timeout(DEADLINE, both)
+            .await
+            .expect("all of them hear");
         assert_eq!(drain.in_flight(), 0);
     }
 

@@ -267,6 +267,10 @@ fn app_uri(authority: Option<uri::Authority>, path: Option<uri::PathAndQuery>) -
 
 /// Notes how the sending of an answer ended. Dropping an unfinished stream resets it: what was sent does not look
 /// complete.
+#[expect(
+    clippy::result_large_err,
+    reason = "the stream goes back to the caller, who answers on it"
+)]
 fn finish(sent: Result<(), SendError>, send: SendStream, record: &mut Record) -> Result<(), Unanswered> {
     match sent {
         Ok(()) => record.complete(),

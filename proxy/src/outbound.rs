@@ -72,7 +72,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Socke
     let stream = LocalStream::new(stream, decision.bytes);
     match decision.outcome {
         Outcome::Http(version) => serve_http(worker, stream, plan.meant, version).await,
-        Outcome::Tunnel(opened, sni) => serve_tunnel(&worker, stream, plan.route, opened, sni).await,
+        Outcome::Tunnel(opened, sni) => {
+            serve_tunnel(&worker, stream, plan.route, opened.map(|opened| *opened), sni).await
+        }
         Outcome::Gone => {}
     }
 }
@@ -154,7 +156,7 @@ struct Decision {
 enum Outcome {
     Http(HttpVersion),
     /// Through this tunnel, if one was opened on the way; with the server name of a TLS hello.
-    Tunnel(Option<(Tunnel, Record)>, Option<String>),
+    Tunnel(Option<Box<(Tunnel, Record)>>, Option<String>),
     /// The client, or the way to the server, is gone.
     Gone,
 }
@@ -178,7 +180,7 @@ async fn detect(worker: &Worker, stream: &TcpStream, plan: &Plan) -> Decision {
                 probe.opening = Some(Box::pin(open_probe(worker, &plan.route)));
             }
             Step::Http(version) => break Outcome::Http(version),
-            Step::Tunnel { sni } => break Outcome::Tunnel(probe.finish().await, sni),
+            Step::Tunnel { sni } => break Outcome::Tunnel(probe.finish().await.map(Box::new), sni),
             Step::Fail => break Outcome::Gone,
         }
         let mut buffer = [0; FIRST_READ];

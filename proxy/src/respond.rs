@@ -292,7 +292,8 @@ mod tests {
 
     #[test]
     fn what_this_endpoint_cannot_now_is_503_and_unprocessed() {
-        for failure in [Failure::TunnelLimit] {
+        {
+            let failure = Failure::TunnelLimit;
             let (head, _) = to_peer(&failure, true);
             assert_eq!(head.status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(head.headers[fields::WEFT_UNPROCESSED], failure.reason());

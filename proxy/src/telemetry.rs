@@ -363,8 +363,11 @@ pub(crate) struct WorkerSink {
     metrics: Arc<Metrics>,
     log: WorkerLog,
     workload: Arc<str>,
-    routes: RefCell<FxHashMap<(Direction, Arc<str>), Rc<RouteMetrics>>>,
+    routes: RefCell<Routes>,
 }
+
+/// By direction and service.
+type Routes = FxHashMap<(Direction, Arc<str>), Rc<RouteMetrics>>;
 
 /// What requests that led nowhere are counted under.
 const NOWHERE: &str = "(none)";

@@ -29,7 +29,7 @@ use crate::{
 /// A tunnel that the far side has accepted.
 pub(crate) enum Tunnel {
     Mesh {
-        stream: RequestStream,
+        stream: Box<RequestStream>,
         in_flight: InFlight,
     },
     /// To an endpoint without a sidecar, or out of the mesh.
@@ -69,7 +69,7 @@ pub(crate) async fn carry(mut application: LocalStream, tunnel: Tunnel, mut reco
     record.on_tunnel();
     match tunnel {
         Tunnel::Mesh { stream, in_flight } => {
-            let end = copy_tunnel(&mut application, stream).await;
+            let end = copy_tunnel(&mut application, *stream).await;
             drop(in_flight);
             record.add_sent(end.sent);
             record.add_received(end.received);
@@ -192,7 +192,7 @@ pub(crate) async fn websocket(
 
 enum Opened {
     Mesh {
-        stream: RequestStream,
+        stream: Box<RequestStream>,
         answer: ResponseHead,
         in_flight: InFlight,
     },
@@ -258,7 +258,7 @@ async fn try_endpoint(
     match refusal(&answer) {
         Some(reason) => Err(Failure::Unprocessed(reason)),
         None => Ok(Opened::Mesh {
-            stream,
+            stream: Box::new(stream),
             answer,
             in_flight,
         }),
@@ -309,7 +309,7 @@ where
     record.on_tunnel();
     match tunnel {
         Tunnel::Mesh { stream, in_flight } => {
-            let end = copy_tunnel(&mut application, stream).await;
+            let end = copy_tunnel(&mut application, *stream).await;
             drop(in_flight);
             record.add_sent(end.sent);
             record.add_received(end.received);

@@ -287,7 +287,11 @@ impl Connection {
             inner.streams.next_scan(),
         ];
         let next = next.into_iter().flatten().min()?;
-        let next = if next <= now + IN_USE { next.min(now + TICK) } else { next };
+        let next = if next <= now + IN_USE {
+            next.min(now + TICK)
+        } else {
+            next
+        };
         if self.armed.get().is_some_and(|armed| armed <= next) {
             return None;
         }

@@ -98,11 +98,19 @@ impl KernelSocket {
         );
         let local = socket.local_addr()?;
         let readable = watch::readable(socket)?;
-        Ok(Self { readable, writable: None, state, local })
+        Ok(Self {
+            readable,
+            writable: None,
+            state,
+            local,
+        })
     }
 }
 
-#[expect(unsafe_code, reason = "tokio can't know that these types keep their descriptor open and do not change it")]
+#[expect(
+    unsafe_code,
+    reason = "tokio can't know that these types keep their descriptor open and do not change it"
+)]
 mod watch {
     use std::{io, net::UdpSocket, os::fd::OwnedFd};
 
@@ -160,7 +168,8 @@ impl DatagramSocket for KernelSocket {
     }
 
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.state.try_send(UdpSockRef::from(self.readable.get_ref()), transmit)
+        self.state
+            .try_send(UdpSockRef::from(self.readable.get_ref()), transmit)
     }
 
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -168,7 +177,9 @@ impl DatagramSocket for KernelSocket {
             let fd = self.readable.get_ref().as_fd().try_clone_to_owned()?;
             self.writable = Some(watch::writable(fd)?);
         }
-        let Some(writable) = &self.writable else { return Poll::Pending };
+        let Some(writable) = &self.writable else {
+            return Poll::Pending;
+        };
         ready!(writable.poll_write_ready(cx))?.retain_ready();
         self.writable = None;
         Poll::Ready(Ok(()))

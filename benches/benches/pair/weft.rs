@@ -72,7 +72,7 @@ impl Weft {
              state: {account}-state\n\
              identity: {{certificate: {}, key: {}, trustBundle: {}}}\n\
              {extra}\
-             accessLog: \"off\"\n\
+             accessLog: none\n\
              documents: [mesh.yaml]\n",
             certificates.certificate(account).display(),
             certificates.key(account).display(),

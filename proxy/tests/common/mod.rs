@@ -482,7 +482,7 @@ impl Sidecar {
             fields.iter().all(|(name, wanted)| match &line[*name] {
                 Value::String(text) => text == wanted,
                 Value::Null => wanted.is_empty(),
-                other => other.to_string() == *wanted,
+                other => other.to_string().as_str() == *wanted,
             })
         };
         let deadline = Instant::now() + SOON;

@@ -1,5 +1,12 @@
 //! The whole mesh: two sidecars or more as real processes, with applications on both sides.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
+
 #[path = "../common/mod.rs"]
 mod common;
 
