@@ -326,6 +326,11 @@ impl Connection {
         }
     }
 
+    /// A task has written all that it has for now.
+    pub(crate) fn on_written(&self) {
+        self.mailbox.on_written();
+    }
+
     pub(crate) fn clear_dirty(&self) {
         self.dirty.set(false);
     }

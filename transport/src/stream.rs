@@ -266,6 +266,7 @@ impl SendStream {
 
     /// See [`flush`](Self::flush).
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let flushed = !self.staged.is_empty() || !self.queue.is_empty();
         if !self.staged.is_empty() {
             self.queue.push(self.staged.split().freeze());
         }
@@ -278,6 +279,9 @@ impl SendStream {
         if self.end == End::Queued {
             self.half.finish().inspect_err(|_| self.end = End::Aborted)?;
             self.end = End::Done;
+        }
+        if flushed {
+            self.half.connection.on_written();
         }
         Poll::Ready(Ok(()))
     }

@@ -221,10 +221,10 @@ async fn a_killed_sidecar_costs_only_what_it_had() {
             let killed = Instant::now();
             load.more(500).await;
             // Without a goodbye, what is at the dead endpoint waits there, and what comes later goes where less waits.
-            let known = killed + Duration::from_millis(500);
+            let known = killed + Duration::from_secs(2);
             for (client, begun) in load.pending.borrow().iter() {
                 assert!(
-                    *begun < known || begun.elapsed() < Duration::from_secs(1),
+                    *begun < known || begun.elapsed() < Duration::from_secs(5),
                     "{client} waits"
                 );
             }
@@ -339,7 +339,7 @@ async fn a_restarted_sidecar_is_found_again_at_once() {
     assert_is_reset(exchange.expect("a reset in time"));
     let answer = get(mesh.outbound(), "web", "/").await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     mesh.sidecar("client-0")
         .access(&[("protocol", "tcp"), ("reason", "connection_reset")])
         .await;
