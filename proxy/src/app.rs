@@ -65,13 +65,15 @@ pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     signals.next().await;
     tracing::info!("draining: finishing what is under way");
     shared.drain.begin();
-    match shared.drain.finish(config.drain_timeout, signals.next()).await {
-        Drained::Complete => workers.join().await,
-        Drained::Hurried(cut) => tracing::warn!(cut, "told to end again: what is still under way is cut"),
-        Drained::Deadline(cut) => {
-            tracing::warn!(cut, "the drain took too long: what is still under way is cut")
-        }
+    let cut = match shared.drain.finish(config.drain_timeout, signals.next()).await {
+        Drained::Complete => 0,
+        Drained::Hurried(cut) | Drained::Deadline(cut) => cut,
+    };
+    if cut > 0 {
+        tracing::warn!(cut, "no time left: what is still under way is cut");
+        shared.drain.cut();
     }
+    workers.join().await;
     drop(served);
     telemetry.finish(LAST_LINES);
     Ok(())

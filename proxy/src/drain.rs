@@ -42,6 +42,7 @@ pub(crate) struct LocalDrain(Rc<Local>);
 #[derive(Debug)]
 struct Shared {
     draining: watch::Sender<bool>,
+    cutting: watch::Sender<bool>,
     in_flight: AtomicU64,
     idle: Notify,
 }
@@ -65,6 +66,7 @@ impl Drain {
         let (draining, _) = watch::channel(false);
         Self(Arc::new(Shared {
             draining,
+            cutting: watch::Sender::new(false),
             in_flight: AtomicU64::new(0),
             idle: Notify::new(),
         }))
@@ -73,6 +75,17 @@ impl Drain {
     /// Begins it.
     pub(crate) fn begin(&self) {
         self.0.draining.send_replace(true);
+    }
+
+    /// Its time is over: what is still in flight is to be cut.
+    pub(crate) fn cut(&self) {
+        self.0.cutting.send_replace(true);
+    }
+
+    /// Waits for its time to be over.
+    pub(crate) async fn cutting(&self) {
+        // The sender lives as long as self.
+        let _ = self.0.cutting.subscribe().wait_for(|cutting| *cutting).await;
     }
 
     /// Whether it has begun.

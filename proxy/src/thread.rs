@@ -341,6 +341,23 @@ impl Running {
                 Ok(()) = self.credentials.changed() => self.on_credentials(),
             }
         }
+        let views: Vec<_> = self.listeners.iter().map(Listener::view).collect();
+        let (pool, drain) = (self.worker.pool.clone(), self.worker.drain.clone());
+        let finished = self.finish();
+        tokio::pin!(finished);
+        tokio::select! {
+            () = &mut finished => return,
+            () = drain.cutting() => {}
+        }
+        // Everything on them is reset, and so are the application's connections behind it.
+        for view in &views {
+            view.close();
+        }
+        pool.close();
+        finished.await;
+    }
+
+    async fn finish(mut self) {
         let drains = self.listeners.iter_mut().map(Listener::drain);
         futures_util::future::join_all(drains).await;
         for door in self.doors {

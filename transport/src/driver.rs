@@ -30,7 +30,8 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Sleep};
 use crate::{
     config::{Config, MAX_UDP_SEND, Side},
     connection::{Connection, Shared},
-    error::DialFailure,
+    error::{DialFailure, Lost},
+    h3::Code,
     listener::{Acceptor, Admission, Handshake},
     socket::DatagramSocket,
     stats::TransportStats,
@@ -102,6 +103,8 @@ pub(crate) enum Command {
     Serve(Arc<QuicServerConfig>),
     /// GOAWAY on every connection, and none is taken any more.
     Drain,
+    /// Ends every connection now.
+    Close,
     /// Asks for all connections.
     Connections(oneshot::Sender<Vec<Rc<Connection>>>),
 }
@@ -278,6 +281,11 @@ impl Driver {
                     self.refuse(incoming);
                 }
                 self.go_away(now);
+            }
+            Command::Close => {
+                for connection in self.connections.values() {
+                    connection.close(now, Code::H3_NO_ERROR, Lost::Local);
+                }
             }
             Command::Connections(reply) => {
                 let _ = reply.send(self.connections.values().cloned().collect());

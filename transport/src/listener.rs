@@ -189,6 +189,11 @@ pub struct ListenerView {
 }
 
 impl ListenerView {
+    /// Ends every connection now, also with requests under way: their callers see that they were cut short.
+    pub fn close(&self) {
+        self.mailbox.command(Command::Close);
+    }
+
     /// What each connection is doing; none once the listener has ended.
     pub async fn connections(&self) -> Vec<ConnectionInfo> {
         let now = tokio::time::Instant::now().into_std();

@@ -176,6 +176,11 @@ impl Pool {
         peers.iter().flat_map(of_peer).collect()
     }
 
+    /// Ends all connections now, also with requests under way.
+    pub fn close(&self) {
+        self.inner.mailbox.command(Command::Close);
+    }
+
     /// Ends all connections when the requests on them are done.
     pub async fn drain(&self) {
         let now = tokio::time::Instant::now().into_std();

@@ -25,9 +25,7 @@ pub(crate) struct LocalStream {
 impl LocalStream {
     /// Takes over an accepted stream. `prefix` was read from it already and is read again first.
     pub(crate) fn new(stream: TcpStream, prefix: Bytes) -> Self {
-        // A proxy never waits to fill a segment: what it has to say is all that there is to say. The call fails only
-        // on a connection that is gone, which the first read tells too.
-        let _ = stream.set_nodelay(true);
+        tune(&stream);
         Self {
             prefix,
             stream,
@@ -76,6 +74,22 @@ impl LocalStream {
             Ok(_) => false,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
+    }
+}
+
+/// Sets the options of a connection with the application. Each call fails only on a connection that is gone, or where
+/// the kernel lacks the option: then it works all the same.
+fn tune(stream: &TcpStream) {
+    // A proxy never waits to fill a segment: what it has to say is all that there is to say.
+    let _ = stream.set_nodelay(true);
+    let on_this_host = match (stream.peer_addr(), stream.local_addr()) {
+        (Ok(peer), Ok(local)) => peer.ip().is_loopback() || peer.ip() == local.ip(),
+        _ => false,
+    };
+    if on_this_host {
+        // BBR, the default of many hosts, paces: a timer for each send, on a path that has no queue to protect. Reno is
+        // in every kernel and allowed to everyone.
+        let _ = SockRef::from(stream).set_tcp_congestion(b"reno");
     }
 }
 

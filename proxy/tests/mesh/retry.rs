@@ -319,6 +319,11 @@ async fn a_drain_ends_at_its_deadline() {
     let mut web = mesh.take("web-0");
     web.process.signal(Signal::SIGTERM).unwrap();
     assert_eq!(web.ended().await, Some(0));
+    // The caller hears of it at once, and sees that its connection was cut, not ended.
+    let rest = tokio::time::timeout(Duration::from_secs(2), echo.read_u8())
+        .await
+        .expect("word of it in time");
+    assert_eq!(rest.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
