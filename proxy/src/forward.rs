@@ -1,6 +1,13 @@
 //! One request of the application, from its head to its answer: route, pick, send, retry, respond.
 
-use std::{future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Scheme};
 use weft_transport::{
@@ -275,7 +282,12 @@ async fn attempt(
 
 /// A stream to `peer`, within the time that a request may wait for one.
 pub(crate) async fn open_stream(worker: &Worker, peer: &PeerKey) -> Result<RequestStream, Error> {
-    let stream = tokio::time::timeout(STREAM_TIMEOUT, worker.pool.stream(peer));
+    let mut stream = std::pin::pin!(worker.pool.stream(peer));
+    // A warm peer has one at once: then no timer is made.
+    if let Poll::Ready(stream) = poll_fn(|cx| Poll::Ready(stream.as_mut().poll(cx))).await {
+        return stream;
+    }
+    let stream = tokio::time::timeout(STREAM_TIMEOUT, stream);
     stream
         .await
         .unwrap_or_else(|_| Err(ErrorKind::StreamLimit.into()))

@@ -506,8 +506,12 @@ fn is_abandoned(error: &Error) -> bool {
 }
 
 async fn read_head(worker: &Worker, stream: &mut RequestStream) -> Result<RequestHead, Error> {
-    let timeout = worker.transport_config.head_timeout;
-    match tokio::time::timeout(timeout, stream.request_head()).await {
+    let mut head = std::pin::pin!(stream.request_head());
+    // It is here already more often than not: then no timer is made.
+    if let Poll::Ready(head) = poll_fn(|cx| Poll::Ready(head.as_mut().poll(cx))).await {
+        return head;
+    }
+    match tokio::time::timeout(worker.transport_config.head_timeout, head).await {
         Ok(head) => head,
         Err(_) => Err(ErrorKind::StreamLimit.into()),
     }

@@ -436,8 +436,12 @@ impl RouteMetrics {
 
     /// Counts bytes of a body or a tunnel: sent to the service, received from it.
     pub(crate) fn bytes(&self, sent: u64, received: u64) {
-        self.sent.increment(sent);
-        self.received.increment(received);
+        for (counter, bytes) in [(&self.sent, sent), (&self.received, received)] {
+            // Most requests have no content: an atomic addition less.
+            if bytes > 0 {
+                counter.increment(bytes);
+            }
+        }
     }
 
     /// Counts a request that is sent again.

@@ -717,11 +717,9 @@ impl Inner {
         }
     }
 
-    /// A stream was let go by its owner.
-    pub(crate) fn on_stream_released(&mut self, now: Instant) {
-        if self.streams.open_count() == 0 {
-            self.idle_since = Some(now);
-        }
+    /// The owner of the last open stream let it go.
+    pub(crate) fn on_last_stream_released(&mut self, now: Instant) {
+        self.idle_since = Some(now);
     }
 
     /// Opens a request stream, or waits until the peer allows one.

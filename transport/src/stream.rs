@@ -650,8 +650,8 @@ impl Half {
 impl Drop for Half {
     fn drop(&mut self) {
         let inner = &mut *self.connection.inner.borrow_mut();
-        if inner.streams.release(self.id) {
-            inner.on_stream_released(now());
+        if inner.streams.release(self.id) && inner.streams.open_count() == 0 {
+            inner.on_last_stream_released(now());
             // A draining connection may be waiting for this.
             self.connection.mark_dirty();
         }
