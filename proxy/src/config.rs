@@ -171,19 +171,34 @@ impl Listen {
 }
 
 impl Default for Listen {
-    /// The ports that other tools rely on.
+    /// The ports that other tools rely on, on the families that this host has.
     fn default() -> Self {
-        let any = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        Self::defaults(has_ipv6())
+    }
+}
+
+impl Listen {
+    fn defaults(ipv6: bool) -> Self {
+        let any = |port| match ipv6 {
+            // Takes IPv4 too.
+            true => SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port),
+            false => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
+        };
         let v4 = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        let v6 = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
+        let v6 = |port| ipv6.then_some(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port));
         Self {
             mesh: vec![any(15_008)],
-            outbound: vec![v4(15_001), v6(15_001)],
+            outbound: [Some(v4(15_001)), v6(15_001)].into_iter().flatten().collect(),
             inbound: vec![any(15_006)],
             admin: vec![v4(15_000)],
             metrics: vec![any(15_020)],
         }
     }
+}
+
+/// A host may have no IPv6 at all, or none on loopback: then nothing can listen there.
+fn has_ipv6() -> bool {
+    std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
 impl Default for Application {

@@ -477,3 +477,17 @@ fn the_identity_of_the_workload() {
         "spiffe://mesh.example/ns/default/sa/default"
     );
 }
+
+#[test]
+fn a_host_without_ipv6_listens_on_ipv4_alone() {
+    let listen = Listen::defaults(false);
+    let all = listen
+        .mesh
+        .iter()
+        .chain(&listen.outbound)
+        .chain(&listen.inbound)
+        .chain(&listen.metrics);
+    assert!(all.clone().all(|address| address.is_ipv4()), "{listen:?}");
+    assert_eq!(all.count(), 4);
+    assert_eq!(Listen::defaults(true).outbound.len(), 2);
+}
