@@ -119,9 +119,6 @@ impl Config {
         // would cost. Tokio's timers are good to a millisecond.
         ack.ack_eliciting_threshold(VarInt::from_u32(4))
             .max_ack_delay(Some(Duration::from_millis(1)));
-        let mut congestion = CubicConfig::default();
-        // The default of 12,000 bytes would hold back a jumbo datagram before the first acknowledgement.
-        congestion.initial_window(256 << 10);
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(upper);
         let mut config = TransportConfig::default();
@@ -146,7 +143,7 @@ impl Config {
             // With probe timeouts of a few milliseconds, three in a row (the default) are a scheduling
             // hiccup, not a dead path.
             .persistent_congestion_threshold(8)
-            .congestion_controller_factory(Arc::new(congestion))
+            .congestion_controller_factory(Arc::new(cubic()))
             .datagram_receive_buffer_size(None)
             .max_idle_timeout(self.idle_timeout.try_into().ok())
             .keep_alive_interval(match side {
@@ -155,6 +152,14 @@ impl Config {
             });
         config
     }
+}
+
+/// How fast to send.
+pub(crate) fn cubic() -> CubicConfig {
+    let mut cubic = CubicConfig::default();
+    // The default of 12,000 bytes would hold back a jumbo datagram before the first acknowledgement.
+    cubic.initial_window(256 << 10);
+    cubic
 }
 
 /// Which end of a connection we are.

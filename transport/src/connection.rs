@@ -27,9 +27,12 @@ use crate::{
     error::{DialFailure, Error, ErrorKind, Lost},
     h3::{Code, GoAwaySender, goaway::Admission},
     listener::{Acceptor, Handshake},
-    stats::{HandshakeFailure, TransportStats},
+    migrate::{Remedy, Roaming, Route, ack_eliciting},
+    sockets::SocketId,
+    stats::{HandshakeFailure, Move, TransportStats},
     streams::Streams,
     verify::{PeerIdentity, peer_identity},
+    way::Way,
 };
 
 /// How long a listener leaves it to the dialler to close a connection that it drained. If it closed first and its
@@ -86,6 +89,9 @@ pub(crate) struct Inner {
     linger: Option<Instant>,
     /// Where the peer was last.
     remote: SocketAddr,
+    /// How it is reached.
+    way: Way,
+    roaming: Roaming,
     migrations: u64,
 }
 
@@ -176,7 +182,7 @@ pub struct PathInfo {
     pub bytes_received: u64,
     /// Times that the path began to lose large datagrams.
     pub black_holes: u64,
-    /// Moves of the peer's address.
+    /// Moves of either end: of the peer's address, or of this one's, or away from a path that was silent.
     pub migrations: u64,
 }
 
@@ -187,6 +193,7 @@ impl Connection {
         proto: quinn_proto::Connection,
         shared: Shared,
         handshake: Option<Handshake>,
+        way: Way,
         now: Instant,
     ) -> Rc<Self> {
         let Shared {
@@ -212,6 +219,8 @@ impl Connection {
             established: false,
             linger: None,
             remote,
+            way,
+            roaming: Roaming::default(),
             migrations: 0,
         };
         Rc::new(Self {
@@ -233,11 +242,23 @@ impl Connection {
         self.handle
     }
 
-    pub(crate) fn on_datagram(self: &Rc<Self>, event: ConnectionEvent, length: usize) {
+    /// Returns whether a socket that it had left is not needed any more.
+    pub(crate) fn on_datagram(
+        self: &Rc<Self>,
+        event: ConnectionEvent,
+        length: usize,
+        socket: SocketId,
+        now: Instant,
+    ) -> bool {
         let inner = &mut *self.inner.borrow_mut();
         inner.proto.handle_event(event);
         inner.streams.on_datagram(length);
+        let heard = inner.way.on_heard(socket, now);
+        if heard.recovered {
+            inner.wake_watchers();
+        }
         self.mark_dirty();
+        heard.settled
     }
 
     /// The timer entry `at` came up. Returns whether there is something to do.
@@ -285,6 +306,7 @@ impl Connection {
             inner.exact_goaway,
             inner.linger,
             inner.streams.next_scan(),
+            self.may_move(inner).then(|| inner.way.next_remedy()).flatten(),
         ];
         let next = next.into_iter().flatten().min()?;
         let next = if next <= now + IN_USE {
@@ -358,8 +380,15 @@ impl Connection {
         inner.streams.on_announced();
         let remote = inner.proto.remote_address();
         if remote != inner.remote {
+            tracing::debug!(from = %inner.remote, to = %remote, "the peer's address moved");
             inner.remote = remote;
             inner.migrations += 1;
+            self.stats.moved(Move::Peer);
+            if !inner.roaming.on_move(now) {
+                let code = Code::H3_EXCESSIVE_LOAD;
+                self.stats.violations.add(1);
+                inner.close(now, code, Lost::Violation(code));
+            }
         }
         if matches!(inner.phase, Phase::Confirming) && inner.proto.stats().frame_rx.handshake_done > 0 {
             self.on_confirmed(inner);
@@ -496,7 +525,7 @@ impl Connection {
         let stats = inner.proto.stats();
         ConnectionInfo {
             outbound: self.side == Side::Dial,
-            remote: canonical(inner.proto.remote_address()),
+            remote: inner.proto.remote_address(),
             identity: inner.peer.as_ref().map(|peer| peer.id.clone()),
             phase: inner.phase.label(),
             age: now.saturating_duration_since(inner.started),
@@ -517,6 +546,115 @@ impl Connection {
                 migrations: inner.migrations,
             },
         }
+    }
+
+    // Its way through the network; see `crate::migrate`.
+
+    pub(crate) fn is_dialled(&self) -> bool {
+        self.side == Side::Dial
+    }
+
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.inner.borrow().remote
+    }
+
+    pub(crate) fn socket(&self) -> SocketId {
+        self.inner.borrow().way.socket()
+    }
+
+    pub(crate) fn uses(&self, socket: SocketId) -> bool {
+        self.inner.borrow().way.uses(socket)
+    }
+
+    pub(crate) fn route(&self) -> Option<Route> {
+        self.inner.borrow().way.route()
+    }
+
+    /// Only the dialling side can, and only once the handshake is confirmed (RFC 9000 section 9).
+    fn may_move(&self, inner: &Inner) -> bool {
+        self.side == Side::Dial && matches!(inner.phase, Phase::Open | Phase::Draining)
+    }
+
+    /// What there was to send has been sent.
+    pub(crate) fn on_transmitted(&self, now: Instant) {
+        let inner = &mut *self.inner.borrow_mut();
+        if self.may_move(inner) {
+            let stats = inner.proto.stats();
+            inner
+                .way
+                .on_sent(ack_eliciting(&stats.frame_tx), stats.path.rtt, now);
+        }
+    }
+
+    /// What to do about a path that has been silent for too long.
+    pub(crate) fn remedy(&self, now: Instant) -> Option<Remedy> {
+        let inner = &mut *self.inner.borrow_mut();
+        if self.may_move(inner) {
+            inner.way.remedy(inner.streams.open_count() > 0, now)
+        } else {
+            None
+        }
+    }
+
+    /// Should new requests go elsewhere, because the peer has not answered for long? If so, the task is woken when it
+    /// answers again.
+    pub(crate) fn is_unresponsive(&self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let inner = &mut *self.inner.borrow_mut();
+        let unresponsive = inner.way.is_unresponsive(now);
+        if unresponsive {
+            inner.watchers.push(cx.waker().clone());
+        }
+        unresponsive
+    }
+
+    /// The kernel sends to the peer by another route now.
+    pub(crate) fn on_rerouted(self: &Rc<Self>, route: Route, socket: SocketId, now: Instant) {
+        if !self.may_move(&self.inner.borrow()) {
+            return self.abandon(now, DialFailure::Moved);
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        let address_changed = inner.way.route().is_none_or(|old| old.source != route.source);
+        inner.way.set_route(route);
+        if address_changed {
+            tracing::debug!(remote = %inner.remote, from = %route.source, "moving to another local address");
+            inner.way.leave_for(socket);
+            inner.proto.local_address_changed();
+            inner.migrations += 1;
+            self.stats.moved(Move::Address);
+        }
+        inner.proto.path_changed(now);
+        inner
+            .way
+            .allow_window(inner.proto.congestion_state().initial_window());
+        self.mark_dirty();
+    }
+
+    /// Nothing comes back on the path: it is left for one from another port.
+    pub(crate) fn on_silent_path(self: &Rc<Self>, socket: SocketId) {
+        let inner = &mut *self.inner.borrow_mut();
+        tracing::debug!(remote = %inner.remote, "the path is silent: moving to another port");
+        inner.way.leave_for(socket);
+        inner.proto.local_address_changed();
+        inner.way.allow_probe();
+        inner.migrations += 1;
+        self.stats.moved(Move::Silence);
+        self.mark_dirty();
+    }
+
+    /// Its socket is closed in favour of `socket`.
+    pub(crate) fn on_socket_closed(self: &Rc<Self>, socket: SocketId) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.way.leave_for(socket);
+        inner.proto.local_address_changed();
+        self.mark_dirty();
+    }
+
+    /// Asks the peer for a sign of life.
+    pub(crate) fn probe(self: &Rc<Self>) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.proto.ping();
+        inner.way.allow_probe();
+        self.mark_dirty();
     }
 
     // Events.
@@ -671,12 +809,16 @@ impl Inner {
         if !matches!(self.phase, Phase::Handshaking) {
             self.handshake = None;
         }
-        for waker in self.watchers.drain(..) {
-            waker.wake();
-        }
+        self.wake_watchers();
         // Who waits for a stream must learn that there will be none here.
         if !matches!(self.phase, Phase::Open) {
             self.streams.on_available();
+        }
+    }
+
+    fn wake_watchers(&mut self) {
+        for waker in self.watchers.drain(..) {
+            waker.wake();
         }
     }
 
@@ -761,11 +903,6 @@ pub(crate) fn reject(proto: &mut quinn_proto::Connection, id: StreamId) {
     let _ = proto.send_stream(id).reset(code);
 }
 
-/// A dual-stack socket reports IPv4 peers as mapped addresses.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
 /// The moment on the monotonic clock at which the wall clock will say `time`.
 fn instant_of(time: SystemTime, now: Instant) -> Option<Instant> {
     let left = time.duration_since(SystemTime::now()).unwrap_or_default();
@@ -823,7 +960,7 @@ impl From<DialFailure> for HandshakeFailure {
             DialFailure::Alert(_) => Self::Alert,
             DialFailure::ConnectionRefused => Self::Refused,
             DialFailure::Protocol => Self::Protocol,
-            DialFailure::Closed => Self::Closed,
+            DialFailure::Closed | DialFailure::Moved => Self::Closed,
             DialFailure::Local => Self::Local,
         }
     }

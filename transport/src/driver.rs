@@ -4,13 +4,15 @@
 //! and send. Between the events and the sending lies a yield: the tasks that the events woke run first, so that
 //! what they write, and the acknowledgements of what they read, leave in the same datagrams and system calls.
 
+mod moves;
+
 use std::{
     cell::{Cell, RefCell},
     cmp::Reverse,
     collections::BinaryHeap,
     future::{Future, poll_fn},
     io::IoSliceMut,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
@@ -28,13 +30,16 @@ use rustc_hash::FxHashMap;
 use tokio::{sync::oneshot, task::JoinHandle, time::Sleep};
 
 use crate::{
-    config::{Config, MAX_UDP_SEND, Side},
+    config::{Config, MAX_UDP_SEND, Side, cubic},
+    congestion::Progress,
     connection::{Connection, Shared},
     error::{DialFailure, Lost},
     h3::Code,
     listener::{Acceptor, Admission, Handshake},
-    socket::DatagramSocket,
+    socket::{DatagramSocket, ETHERNET_PAYLOAD, canonical, reachable},
+    sockets::{Rebind, SocketId, Sockets},
     stats::TransportStats,
+    way::Way,
 };
 
 /// Buffers of one receive call: more than 8 gain nothing, and each is written only when it is used.
@@ -56,7 +61,7 @@ const MAX_SEGMENTS: usize = 64;
 
 /// The task. Ends when [`Mailbox::shut_down`] was called and the last connection is gone.
 pub(crate) struct Driver {
-    socket: Box<dyn DatagramSocket>,
+    sockets: Sockets,
     endpoint: Endpoint,
     connections: FxHashMap<ConnectionHandle, Rc<Connection>>,
     /// Earliest first; an entry may be stale, see [`Driver::arm`].
@@ -70,14 +75,16 @@ pub(crate) struct Driver {
     receive: ReceiveBuffers,
     /// What the last connection wants to send.
     burst: Vec<u8>,
-    /// The socket was full: what `burst` holds goes first when it has room.
-    blocked: Option<quinn_proto::Transmit>,
+    /// A socket was full: what `burst` holds goes first when it has room.
+    blocked: Option<(SocketId, quinn_proto::Transmit)>,
     /// An answer of the endpoint's own: Retry, version negotiation, stateless reset, refusal.
     answer: Vec<u8>,
     /// The tasks woken by the last events have run; now send.
     send_due: bool,
     /// Connections whose events were handed out and that have not sent since.
     ready: Vec<Rc<Connection>>,
+    /// A connection no longer uses a socket that it left.
+    socket_left: bool,
 }
 
 /// How other tasks of the thread reach the driver.
@@ -96,9 +103,11 @@ pub(crate) enum Command {
     /// Starts a connection; it is answered at once, before any packet has left.
     Dial {
         remote: SocketAddr,
-        config: ClientConfig,
+        crypto: Arc<dyn quinn_proto::crypto::ClientConfig>,
         reply: oneshot::Sender<Result<Rc<Connection>, DialFailure>>,
     },
+    /// Addresses or routes of this host have changed: connections that they lead elsewhere move.
+    Reroute,
     /// Replaces the credentials of the listener, and asks its peers to dial anew.
     Serve(Arc<QuicServerConfig>),
     /// GOAWAY on every connection, and none is taken any more.
@@ -194,6 +203,7 @@ impl Mailbox {
 impl Driver {
     pub(crate) fn new(
         socket: Box<dyn DatagramSocket>,
+        rebind: Option<Rebind>,
         endpoint: Endpoint,
         acceptor: Option<Acceptor>,
         config: Arc<Config>,
@@ -201,7 +211,7 @@ impl Driver {
     ) -> (Self, Rc<Mailbox>) {
         let mailbox = Mailbox::new(socket.local_addr());
         let driver = Self {
-            socket,
+            sockets: Sockets::new(socket, rebind),
             endpoint,
             connections: FxHashMap::default(),
             timers: BinaryHeap::new(),
@@ -216,6 +226,7 @@ impl Driver {
             answer: Vec::new(),
             send_due: false,
             ready: Vec::new(),
+            socket_left: false,
         };
         (driver, mailbox)
     }
@@ -264,11 +275,12 @@ impl Driver {
         match command {
             Command::Dial {
                 remote,
-                config,
+                crypto,
                 reply,
             } => {
-                let _ = reply.send(self.dial(remote, config, now));
+                let _ = reply.send(self.dial(remote, crypto, now));
             }
+            Command::Reroute => self.reroute(now),
             Command::Serve(crypto) => {
                 if let Some(acceptor) = &mut self.acceptor {
                     self.endpoint.set_server_config(Some(acceptor.serve(crypto)));
@@ -302,10 +314,20 @@ impl Driver {
     fn dial(
         &mut self,
         remote: SocketAddr,
-        config: ClientConfig,
+        crypto: Arc<dyn quinn_proto::crypto::ClientConfig>,
         now: Instant,
     ) -> Result<Rc<Connection>, DialFailure> {
-        let remote = self.reachable(remote).ok_or(DialFailure::Local)?;
+        let remote = canonical(remote);
+        let id = self.sockets.newest();
+        let socket = self.sockets.get(id).ok_or(DialFailure::Local)?;
+        reachable(socket.local_addr(), remote).ok_or(DialFailure::Local)?;
+        let route = socket.route(remote);
+        let payload = route.map_or(ETHERNET_PAYLOAD, |route| route.payload);
+        let mut transport = self.config.transport(Side::Dial, payload);
+        let progress = Progress::default();
+        transport.congestion_controller_factory(progress.control(cubic()));
+        let mut config = ClientConfig::new(crypto);
+        config.transport_config(Arc::new(transport));
         // The name is not used: peers are known by their SPIFFE ID. TLS needs one that parses.
         let (handle, proto) = self
             .endpoint
@@ -314,7 +336,8 @@ impl Driver {
                 tracing::debug!(%remote, %error, "dial could not be started");
                 DialFailure::Local
             })?;
-        Ok(self.adopt(Side::Dial, handle, proto, None, now))
+        let way = Way::new(id, route, progress);
+        Ok(self.adopt(Side::Dial, handle, proto, None, way, now))
     }
 
     fn adopt(
@@ -323,6 +346,7 @@ impl Driver {
         handle: ConnectionHandle,
         proto: quinn_proto::Connection,
         handshake: Option<Handshake>,
+        way: Way,
         now: Instant,
     ) -> Rc<Connection> {
         let shared = Shared {
@@ -330,28 +354,29 @@ impl Driver {
             stats: self.stats.clone(),
             config: self.config.clone(),
         };
-        let connection = Connection::new(handle, side, proto, shared, handshake, now);
+        let connection = Connection::new(handle, side, proto, shared, handshake, way, now);
         self.connections.insert(handle, connection.clone());
         connection.mark_dirty();
         connection
     }
 
-    /// `remote` as this socket can send to it: an IPv6 socket reaches IPv4 by mapped addresses.
-    fn reachable(&self, remote: SocketAddr) -> Option<SocketAddr> {
-        match (self.socket.local_addr(), remote.ip()) {
-            (SocketAddr::V4(_), IpAddr::V6(ip)) => ip
-                .to_ipv4_mapped()
-                .map(|ip| SocketAddr::new(ip.into(), remote.port())),
-            (SocketAddr::V6(_), IpAddr::V4(ip)) => {
-                Some(SocketAddr::new(ip.to_ipv6_mapped().into(), remote.port()))
-            }
-            _ => Some(remote),
+    fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut more = false;
+        for index in 0..self.sockets.count() {
+            more |= self.receive_on(index, cx, now);
         }
+        if std::mem::take(&mut self.socket_left) {
+            self.close_unused_sockets();
+        }
+        more
     }
 
-    fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    fn receive_on(&mut self, index: usize, cx: &mut Context<'_>, now: Instant) -> bool {
         for _ in 0..RECEIVES_PER_TURN {
-            let count = match self.receive.poll(&mut *self.socket, cx) {
+            let Some((id, socket)) = self.sockets.at(index) else {
+                return false;
+            };
+            let count = match self.receive.poll(socket, cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(count)) => count,
                 Poll::Ready(Err(error)) => {
@@ -361,37 +386,38 @@ impl Driver {
                 }
             };
             self.stats.receive_calls.add(1);
-            for index in 0..count {
-                self.on_received(index, now);
+            for buffer in 0..count {
+                self.on_received(buffer, id, now);
             }
         }
         true
     }
 
     /// One receive buffer: a datagram, or several of one size coalesced by GRO.
-    fn on_received(&mut self, index: usize, now: Instant) {
-        let Some((meta, mut datagrams)) = self.receive.take(index) else {
+    fn on_received(&mut self, buffer: usize, socket: SocketId, now: Instant) {
+        let Some((meta, mut datagrams)) = self.receive.take(buffer) else {
             return;
         };
         while !datagrams.is_empty() {
             let datagram = datagrams.split_to(meta.stride.clamp(1, datagrams.len()));
             self.stats.datagrams_received.add(1);
-            self.on_datagram(meta, datagram, now);
+            self.on_datagram(meta, datagram, socket, now);
         }
     }
 
-    fn on_datagram(&mut self, meta: RecvMeta, datagram: BytesMut, now: Instant) {
+    fn on_datagram(&mut self, meta: RecvMeta, datagram: BytesMut, socket: SocketId, now: Instant) {
         let ecn = meta.ecn.map(|ecn| ecn as u8).and_then(EcnCodepoint::from_bits);
         let length = datagram.len();
+        let remote = canonical(meta.addr);
         self.answer.clear();
         let event = self
             .endpoint
-            .handle(now, meta.addr, meta.dst_ip, ecn, datagram, &mut self.answer);
+            .handle(now, remote, meta.dst_ip, ecn, datagram, &mut self.answer);
         match event {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.connections.get(&handle) {
-                    connection.on_datagram(event, length);
+                    self.socket_left |= connection.on_datagram(event, length, socket, now);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.on_first_packet(incoming),
@@ -431,10 +457,14 @@ impl Driver {
             };
             let Some(incoming) = acceptor.next() else { return };
             self.answer.clear();
-            let link_mtu = self.socket.link_mtu(incoming.remote_address());
-            match acceptor.accept(&mut self.endpoint, incoming, link_mtu, now, &mut self.answer) {
+            let id = self.sockets.newest();
+            let socket = self.sockets.get(id);
+            let route = socket.and_then(|socket| socket.route(incoming.remote_address()));
+            let payload = route.map_or(ETHERNET_PAYLOAD, |route| route.payload);
+            match acceptor.accept(&mut self.endpoint, incoming, payload, now, &mut self.answer) {
                 Ok((handle, proto, handshake)) => {
-                    self.adopt(Side::Listen, handle, proto, Some(handshake), now);
+                    let way = Way::new(id, route, Progress::default());
+                    self.adopt(Side::Listen, handle, proto, Some(handshake), way, now);
                 }
                 Err(Some(transmit)) => self.send_answer(&transmit),
                 Err(None) => {}
@@ -450,7 +480,10 @@ impl Driver {
             let Some(connection) = self.connections.get(&ConnectionHandle(key)).cloned() else {
                 continue;
             };
-            if connection.on_timer(at, now) {
+            let due = connection.on_timer(at, now);
+            if let Some(remedy) = connection.remedy(now) {
+                self.on_silent(&connection, remedy);
+            } else if due {
                 connection.mark_dirty();
             } else {
                 self.arm(&connection, now);
@@ -500,7 +533,11 @@ impl Driver {
     }
 
     fn transmit_one(&mut self, connection: &Rc<Connection>, now: Instant) {
-        let segments = self.socket.max_gso_segments().min(MAX_SEGMENTS);
+        let id = connection.socket();
+        let Some(socket) = self.sockets.get(id) else {
+            return;
+        };
+        let segments = socket.max_gso_segments().min(MAX_SEGMENTS);
         for _ in 0..BURSTS_PER_TURN {
             self.burst.clear();
             let mtu = usize::from(connection.mtu()).max(1);
@@ -508,8 +545,8 @@ impl Driver {
             let Some(transmit) = connection.poll_transmit(now, datagrams, &mut self.burst) else {
                 return;
             };
-            if !send(&mut *self.socket, &self.stats, &transmit, &self.burst) {
-                self.blocked = Some(transmit);
+            if !send(socket, &self.stats, &transmit, &self.burst) {
+                self.blocked = Some((id, transmit));
                 break;
             }
         }
@@ -530,11 +567,14 @@ impl Driver {
 
     /// Sends what a full socket kept back; `false` if it still is full, and then we are woken when it is not.
     fn flush_blocked(&mut self, cx: &mut Context<'_>) -> bool {
-        while let Some(transmit) = &self.blocked {
-            if self.socket.poll_writable(cx).is_pending() {
+        while let Some((id, transmit)) = &self.blocked {
+            let Some(socket) = self.sockets.get(*id) else {
+                return true;
+            };
+            if socket.poll_writable(cx).is_pending() {
                 return false;
             }
-            if send(&mut *self.socket, &self.stats, transmit, &self.burst) {
+            if send(socket, &self.stats, transmit, &self.burst) {
                 self.blocked = None;
             }
         }
@@ -543,7 +583,10 @@ impl Driver {
 
     /// Sends an answer of the endpoint's own, which a full socket may lose: the peer asks again.
     fn send_answer(&mut self, transmit: &quinn_proto::Transmit) {
-        send(&mut *self.socket, &self.stats, transmit, &self.answer);
+        let id = self.sockets.newest();
+        if let Some(socket) = self.sockets.get(id) {
+            send(socket, &self.stats, transmit, &self.answer);
+        }
     }
 
     /// After a connection's turn: forget it if it is gone, else arm its timer.
@@ -552,8 +595,10 @@ impl Driver {
         connection.process(now, &mut self.endpoint);
         if connection.is_drained() {
             self.connections.remove(&connection.handle());
+            self.socket_left = true;
             return;
         }
+        connection.on_transmitted(now);
         self.arm(connection, now);
     }
 
@@ -588,8 +633,11 @@ fn send(
     let datagrams = transmit
         .segment_size
         .map_or(1, |size| contents.len().div_ceil(size.max(1)));
+    let Some(destination) = reachable(socket.local_addr(), transmit.destination) else {
+        return true;
+    };
     let sent = socket.try_send(&quinn_udp::Transmit {
-        destination: transmit.destination,
+        destination,
         ecn: transmit
             .ecn
             .map(|ecn| ecn as u8)

@@ -62,6 +62,8 @@ pub enum DialFailure {
     Protocol,
     /// The peer closed the connection before it confirmed the handshake.
     Closed,
+    /// This host's address changed before the handshake was confirmed; until then a connection can't move.
+    Moved,
     /// We could not start: an unusable address, or no socket for its family.
     Local,
 }
@@ -147,6 +149,7 @@ impl DialFailure {
             Self::ConnectionRefused => "connection_refused",
             Self::Protocol => "dial_protocol_error",
             Self::Closed => "dial_closed",
+            Self::Moved => "dial_moved",
             Self::Local => "dial_local_error",
         }
     }
@@ -220,6 +223,7 @@ impl fmt::Display for DialFailure {
             Self::ConnectionRefused => f.write_str("the peer refuses new connections"),
             Self::Protocol => f.write_str("the peer broke the protocol during the handshake"),
             Self::Closed => f.write_str("the peer closed the connection during the handshake"),
+            Self::Moved => f.write_str("this host's address changed during the handshake"),
             Self::Local => f.write_str("the dial could not be started from here"),
         }
     }

@@ -8,6 +8,7 @@
 
 pub mod cid;
 mod config;
+mod congestion;
 mod connection;
 mod control;
 pub mod credentials;
@@ -15,11 +16,13 @@ mod driver;
 mod error;
 pub mod h3;
 mod listener;
+mod migrate;
 mod peer;
 mod pool;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod socket;
+mod sockets;
 mod state;
 mod stats;
 mod steer;
@@ -27,6 +30,7 @@ mod stream;
 mod streams;
 mod tunnel;
 pub mod verify;
+mod way;
 
 pub use config::Config;
 pub use connection::{ConnectionInfo, PathInfo};
@@ -35,6 +39,6 @@ pub use listener::{Incoming, Listener, ListenerOptions, ListenerView, StartError
 pub use peer::PeerKey;
 pub use pool::{Pool, PoolOptions};
 pub use state::{EndpointState, StateError};
-pub use stats::{Counter, Gauge, HandshakeFailure, TransportStats};
+pub use stats::{Counter, Gauge, HandshakeFailure, Move, TransportStats};
 pub use stream::{RecvStream, RequestStream, SendStream, TunnelLimit, TunnelSlot};
 pub use tunnel::{TunnelEnd, TunnelError, copy_tunnel};

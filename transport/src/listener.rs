@@ -134,7 +134,7 @@ impl Listener {
         let server = acceptor.fallback();
         let mtu_discovery = !socket.may_fragment();
         let endpoint = Endpoint::new(Arc::new(endpoint), Some(server), mtu_discovery, None);
-        let (driver, mailbox) = Driver::new(socket, endpoint, Some(acceptor), config, stats.clone());
+        let (driver, mailbox) = Driver::new(socket, None, endpoint, Some(acceptor), config, stats.clone());
         let done = driver::spawn(driver);
         Ok(Self {
             mailbox,

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use quinn_proto::{ClientConfig, Endpoint};
+use quinn_proto::Endpoint;
 use rand::{SeedableRng, rngs::StdRng};
 use rustc_hash::FxHashMap;
 use tokio::{
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Side},
+    config::Config,
     connection::{Connection, ConnectionInfo},
     credentials::Credentials,
     driver::{self, Command, Driver, Mailbox},
@@ -28,6 +28,7 @@ use crate::{
     listener::StartError,
     peer::{Advice, Dial, PeerKey},
     socket::{DatagramSocket, KernelSocket, SocketOptions},
+    sockets::Rebind,
     state::EndpointState,
     stats::TransportStats,
     stream::RequestStream,
@@ -55,8 +56,6 @@ struct Inner {
     config: Arc<Config>,
     stats: Arc<TransportStats>,
     credentials: RefCell<Arc<Credentials>>,
-    /// The UDP payload of the route to an address.
-    link_mtu: Box<dyn Fn(SocketAddr) -> u16>,
     peers: RefCell<FxHashMap<PeerKey, Peer>>,
     rng: RefCell<StdRng>,
     driver: JoinHandle<()>,
@@ -102,39 +101,44 @@ impl Pool {
             buffer: config.socket_buffer,
             reuse_port: false,
         };
-        let socket = KernelSocket::dialling(socket_options)
-            .map_err(|source| StartError::Socket { address: any, source })?;
+        let bind = move || KernelSocket::dialling(socket_options).map(|socket| Box::new(socket) as _);
+        let socket = bind().map_err(|source| StartError::Socket { address: any, source })?;
         let endpoint = config.endpoint(state, options.worker, None);
-        let link_mtu = Box::new(crate::socket::link_mtu);
         Ok(Self::start(
-            Box::new(socket),
+            socket,
+            Box::new(bind),
             endpoint,
             config,
             credentials,
             stats,
             rand::random(),
-            link_mtu,
         ))
     }
 
     pub(crate) fn start(
         socket: Box<dyn DatagramSocket>,
+        rebind: Rebind,
         endpoint: quinn_proto::EndpointConfig,
         config: Arc<Config>,
         credentials: Arc<Credentials>,
         stats: Arc<TransportStats>,
         seed: [u8; 32],
-        link_mtu: Box<dyn Fn(SocketAddr) -> u16>,
     ) -> Self {
         let mtu_discovery = !socket.may_fragment();
         let endpoint = Endpoint::new(Arc::new(endpoint), None, mtu_discovery, None);
-        let (driver, mailbox) = Driver::new(socket, endpoint, None, config.clone(), stats.clone());
+        let (driver, mailbox) = Driver::new(
+            socket,
+            Some(rebind),
+            endpoint,
+            None,
+            config.clone(),
+            stats.clone(),
+        );
         let inner = Rc::new(Inner {
             mailbox,
             config,
             stats,
             credentials: RefCell::new(credentials),
-            link_mtu,
             peers: RefCell::default(),
             rng: RefCell::new(StdRng::from_seed(seed)),
             driver: driver::spawn(driver),
@@ -162,6 +166,12 @@ impl Pool {
         for peer in self.inner.peers.borrow_mut().values_mut() {
             peer.superseded.append(&mut peer.connections);
         }
+    }
+
+    /// Addresses or routes of this host may have changed: connections that the kernel would now send from another
+    /// address move there, with all their streams.
+    pub fn on_network_change(&self) {
+        self.inner.mailbox.command(Command::Reroute);
     }
 
     /// What each connection is doing, with the peer that it leads to.
@@ -241,20 +251,22 @@ impl Pool {
         };
         peer.connections.retain(|connection| connection.is_open());
         peer.superseded.retain(|connection| connection.is_open());
+        let mut answers = |connection: &&Rc<Connection>| !connection.is_unresponsive(now, cx);
         if let Some(connection) = peer
             .connections
             .iter()
+            .filter(&mut answers)
             .find(|connection| !connection.is_crowded())
         {
             return Choice::Use(connection.clone());
         }
-        let crowded = peer.connections.last().cloned();
+        let crowded = peer.connections.iter().rfind(&mut answers).cloned();
         if let Some(connection) = &crowded
             && peer.connections.len() >= self.inner.config.max_connections_per_peer
         {
             return Choice::Use(connection.clone());
         }
-        let superseded = peer.superseded.first().cloned();
+        let superseded = peer.superseded.iter().find(&mut answers).cloned();
         match (peer.dial.on_demand(now), superseded.or(crowded)) {
             (Advice::Dial, Some(connection)) if peer.connections.is_empty() => Choice::Replace(connection),
             (Advice::Wait, Some(connection)) if peer.connections.is_empty() => Choice::Use(connection),
@@ -298,13 +310,10 @@ impl Inner {
             tracing::warn!(peer = ?key, %error, "can't dial with the credentials of this workload");
             DialFailure::Local
         })?;
-        let mut config = ClientConfig::new(tls.config);
-        let link_mtu = (self.link_mtu)(key.address);
-        config.transport_config(Arc::new(self.config.transport(Side::Dial, link_mtu)));
         let (reply, connection) = oneshot::channel();
         self.mailbox.command(Command::Dial {
             remote: key.address,
-            config,
+            crypto: tls.config,
             reply,
         });
         Ok((connection, tls.refusal))
@@ -370,19 +379,26 @@ impl Peer {
 }
 
 async fn dial_task(pool: Weak<Inner>, key: PeerKey) {
-    let Some((started, credentials, limit)) = pool.upgrade().map(|inner| {
-        let credentials = inner.credentials.borrow().clone();
-        let started = inner.start_dial(&key, &credentials);
-        (started, credentials, inner.config.dial_timeout)
-    }) else {
+    loop {
+        let Some((started, credentials, limit)) = pool.upgrade().map(|inner| {
+            let credentials = inner.credentials.borrow().clone();
+            let started = inner.start_dial(&key, &credentials);
+            (started, credentials, inner.config.dial_timeout)
+        }) else {
+            return;
+        };
+        let result = match started {
+            Ok((connection, refused)) => establish(connection, &refused, limit).await,
+            Err(failure) => Err(failure),
+        };
+        if matches!(result, Err(DialFailure::Moved)) {
+            // The peer is not to blame: from the new address at once.
+            continue;
+        }
+        if let Some(inner) = pool.upgrade() {
+            inner.on_dialled(&key, &credentials, result);
+        }
         return;
-    };
-    let result = match started {
-        Ok((connection, refused)) => establish(connection, &refused, limit).await,
-        Err(failure) => Err(failure),
-    };
-    if let Some(inner) = pool.upgrade() {
-        inner.on_dialled(&key, &credentials, result);
     }
 }
 

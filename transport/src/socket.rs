@@ -11,6 +11,8 @@ use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
+use crate::migrate::Route;
+
 /// What the driver needs of a socket: a real one, or an in-memory one in virtual time.
 pub(crate) trait DatagramSocket {
     fn poll_recv(
@@ -33,8 +35,8 @@ pub(crate) trait DatagramSocket {
 
     fn local_addr(&self) -> SocketAddr;
 
-    /// The UDP payload that the route to `remote` takes as far as this host knows.
-    fn link_mtu(&self, remote: SocketAddr) -> u16;
+    /// The route to `remote`, if this host has one now.
+    fn route(&self, remote: SocketAddr) -> Option<Route>;
 }
 
 /// A socket of the kernel.
@@ -197,30 +199,49 @@ impl DatagramSocket for KernelSocket {
         self.local
     }
 
-    fn link_mtu(&self, remote: SocketAddr) -> u16 {
-        link_mtu(remote)
+    fn route(&self, remote: SocketAddr) -> Option<Route> {
+        route(remote)
     }
 }
 
-/// The UDP payload that the route to `remote` takes as far as this host knows.
-pub(crate) fn link_mtu(remote: SocketAddr) -> u16 {
-    route_mtu(remote).unwrap_or(ETHERNET_PAYLOAD)
-}
+/// UDP payload over IPv6 on a link of 1,500 bytes: what is assumed where the kernel does not tell.
+pub(crate) const ETHERNET_PAYLOAD: u16 = 1_452;
 
-/// UDP payload over IPv6 on a link of 1,500 bytes.
-const ETHERNET_PAYLOAD: u16 = 1_452;
-
-/// Asks the kernel for the MTU of the route to `remote`, less IP and UDP headers. A connected UDP socket sends
-/// nothing; it only makes the kernel look the route up.
-fn route_mtu(remote: SocketAddr) -> Option<u16> {
-    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+/// Asks the kernel for the route to `remote`: the source address, and the MTU less IP and UDP headers. A connected UDP
+/// socket sends nothing; it only makes the kernel look the route up.
+fn route(remote: SocketAddr) -> Option<Route> {
+    let remote = canonical(remote);
     let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP)).ok()?;
     socket.connect(&remote.into()).ok()?;
-    let (mtu, headers) = match remote.ip() {
-        IpAddr::V4(_) => (mtu_option::ipv4(&socket)?, 20 + 8),
-        IpAddr::V6(_) => (mtu_option::ipv6(&socket)?, 40 + 8),
+    let source = socket.local_addr().ok()?.as_socket()?.ip();
+    let payload = match remote.ip() {
+        IpAddr::V4(_) => mtu_option::ipv4(&socket).map(|mtu| mtu.saturating_sub(20 + 8)),
+        IpAddr::V6(_) => mtu_option::ipv6(&socket).map(|mtu| mtu.saturating_sub(40 + 8)),
     };
-    Some(u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX))
+    let payload = payload.map_or(ETHERNET_PAYLOAD, |payload| {
+        u16::try_from(payload).unwrap_or(u16::MAX)
+    });
+    Some(Route { source, payload })
+}
+
+/// An IPv4 address in its own form, also where a dual-stack socket shows it as IPv6: only then does QUIC see a change of
+/// port alone for what it is, a NAT that rebinds (RFC 9000 section 9.4).
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// `remote` as a socket at `local` can send to it: an IPv6 socket reaches IPv4 by mapped addresses, an IPv4 socket
+/// reaches nothing else.
+pub(crate) fn reachable(local: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
+    match (local, remote.ip()) {
+        (SocketAddr::V4(_), IpAddr::V6(ip)) => ip
+            .to_ipv4_mapped()
+            .map(|ip| SocketAddr::new(ip.into(), remote.port())),
+        (SocketAddr::V6(_), IpAddr::V4(ip)) => {
+            Some(SocketAddr::new(ip.to_ipv6_mapped().into(), remote.port()))
+        }
+        _ => Some(remote),
+    }
 }
 
 #[expect(
@@ -263,7 +284,8 @@ mod tests {
 
     #[test]
     fn the_loopback_route_takes_more_than_ethernet() {
-        let mtu = route_mtu("127.0.0.1:9".parse().unwrap()).unwrap();
-        assert!(mtu > ETHERNET_PAYLOAD, "{mtu}");
+        let route = route("127.0.0.1:9".parse().unwrap()).unwrap();
+        assert!(route.payload > ETHERNET_PAYLOAD, "{route:?}");
+        assert!(route.source.is_loopback(), "{route:?}");
     }
 }

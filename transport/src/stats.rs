@@ -33,6 +33,35 @@ pub struct TransportStats {
     pub stalled_streams: Counter,
     /// Connections closed because the peer broke HTTP/3.
     pub violations: Counter,
+    /// Times that an established connection moved, by [`Move`].
+    pub moves: [Counter; Move::COUNT],
+}
+
+/// Why a connection moved, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// The address that this host sends from changed.
+    Address,
+    /// Nothing came back on the path, so it was left.
+    Silence,
+    /// The peer's address changed.
+    Peer,
+}
+
+impl Move {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+    /// All, in the order of [`TransportStats::moves`].
+    pub const ALL: [Self; Self::COUNT] = [Self::Address, Self::Silence, Self::Peer];
+
+    /// The label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Silence => "silence",
+            Self::Peer => "peer",
+        }
+    }
 }
 
 /// Why a handshake failed, as a label.
@@ -83,6 +112,12 @@ impl HandshakeFailure {
 }
 
 impl TransportStats {
+    pub(crate) fn moved(&self, cause: Move) {
+        if let Some(counter) = self.moves.get(cause as usize) {
+            counter.add(1);
+        }
+    }
+
     pub(crate) fn handshake_failed(&self, failure: HandshakeFailure) {
         if let Some(counter) = self.handshake_failures.get(failure as usize) {
             counter.add(1);
