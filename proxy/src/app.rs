@@ -18,6 +18,7 @@ use crate::{
     documents::{Documents, DocumentsWatcher},
     drain::{Drain, Drained, Signals},
     identity::{Identity, IdentityFiles, IdentityWatcher},
+    network,
     snapshot::{Inbound, InboundPort, Snapshot},
     status::{self, Status},
     telemetry::Telemetry,
@@ -120,7 +121,7 @@ async fn start_workers(
         None => EndpointState::ephemeral()?,
     };
     let outgoing = OutgoingSockets::default();
-    let host_addresses = host_addresses();
+    let network = network::watch();
     let mut workers = Workers {
         listen: listen(config),
         threads: Vec::new(),
@@ -139,7 +140,7 @@ async fn start_workers(
             questions,
             stats: shared.stats.clone(),
             outgoing: outgoing.clone(),
-            host_addresses: host_addresses.clone(),
+            network: network.clone(),
             sink: telemetry.sinks(),
         };
         let (listen, thread) = thread::spawn(start).await?;
@@ -195,18 +196,6 @@ fn listen(config: &Config) -> Listen {
             .collect(),
         others: others.into_iter().flatten().copied().collect(),
     }
-}
-
-/// Addresses that reach this host, which a listener on a wildcard address answers to.
-fn host_addresses() -> Vec<std::net::IpAddr> {
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    let ip = |address: nix::sys::socket::SockaddrStorage| {
-        let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
-    };
-    interfaces
-        .filter_map(|interface| interface.address.and_then(ip))
-        .collect()
 }
 
 /// Makes snapshots for this proxy.

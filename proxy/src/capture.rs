@@ -66,6 +66,11 @@ impl OwnListeners {
         }
     }
 
+    /// The host has other addresses now.
+    pub(crate) fn set_host(&mut self, host: &[IpAddr]) {
+        self.host = host.iter().map(|address| address.to_canonical()).collect();
+    }
+
     /// Whether a connection to `address` would arrive at one of the listeners.
     pub(crate) fn contains(&self, address: SocketAddr) -> bool {
         let address = canonical(address);

@@ -21,6 +21,7 @@ mod identity;
 mod inbound;
 mod local;
 mod metrics;
+mod network;
 mod outbound;
 mod plain;
 mod respond;

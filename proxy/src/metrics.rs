@@ -87,6 +87,8 @@ declare! {
         "Congestion window of the open QUIC connections.";
     PATH_MTU = Gauge "weft_quic_mtu_bytes", Bytes,
         "Largest datagram that the paths of the open QUIC connections are known to carry.";
+    MOVES = Counter "weft_quic_migrations_total", Count,
+        "Moves of established QUIC connections, by cause: this host's address changed, the path was silent, the peer's address changed.";
     UDP_DATAGRAMS = Counter "weft_udp_datagrams_total", Count,
         "UDP datagrams, by flow (sent, received).";
     UDP_CALLS = Counter "weft_udp_calls_total", Count,
@@ -176,6 +178,8 @@ pub(crate) struct TransportFigures {
     pub(crate) handshakes: u64,
     /// Handshakes that failed, by reason.
     pub(crate) handshakes_failed: Vec<(&'static str, u64)>,
+    /// Moves of established connections, by cause.
+    pub(crate) moves: Vec<(&'static str, u64)>,
     /// UDP datagrams sent, and the system calls that sent them.
     pub(crate) sent: (u64, u64),
     /// UDP datagrams received, and the system calls that received them.
@@ -311,6 +315,9 @@ impl Metrics {
                 Some(Label::from_static_parts("reason", reason)),
                 *count,
             );
+        }
+        for (cause, count) in &figures.moves {
+            absolute(MOVES, Some(Label::from_static_parts("cause", cause)), *count);
         }
         for (flow, (datagrams, calls)) in [("sent", figures.sent), ("received", figures.received)] {
             absolute(

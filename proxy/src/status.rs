@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, PeerKey, TransportStats};
+use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, Move, PeerKey, TransportStats};
 
 use crate::{
     admin::{self, Pages, Questions, Readiness, Report, Workers},
@@ -138,6 +138,11 @@ impl Status {
             handshakes: stats.handshakes.get(),
             handshakes_failed: failures
                 .map(|(failure, count)| (failure.label(), count.get()))
+                .collect(),
+            moves: Move::ALL
+                .iter()
+                .zip(&stats.moves)
+                .map(|(cause, count)| (cause.label(), count.get()))
                 .collect(),
             sent: (stats.datagrams_sent.get(), stats.send_calls.get()),
             received: (stats.datagrams_received.get(), stats.receive_calls.get()),

@@ -28,6 +28,7 @@ use crate::{
     drain::{Drain, LocalDrain},
     inbound,
     local::{connect::Connector, pool::AppPool},
+    network::Network,
     outbound::{self, Door},
     snapshot::Snapshot,
     status,
@@ -59,7 +60,7 @@ pub(crate) struct Start {
     pub(crate) questions: Questions<Report>,
     pub(crate) stats: Arc<TransportStats>,
     pub(crate) outgoing: OutgoingSockets,
-    pub(crate) host_addresses: Vec<IpAddr>,
+    pub(crate) network: Network,
     pub(crate) sink: Arc<dyn Fn() -> Rc<WorkerSink> + Send + Sync>,
 }
 
@@ -213,6 +214,7 @@ struct Running {
     doors: Vec<tokio::task::JoinHandle<()>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     credentials: watch::Receiver<Arc<Credentials>>,
+    network: Network,
 }
 
 fn set_up(start: Start, sockets: Sockets) -> Result<Running, ThreadError> {
@@ -265,6 +267,7 @@ fn set_up(start: Start, sockets: Sockets) -> Result<Running, ThreadError> {
         doors,
         snapshots: start.snapshots,
         credentials: start.credentials,
+        network: start.network,
     })
 }
 
@@ -288,7 +291,10 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
         outside: AppPool::new(outside_connector.clone()),
         outside_connector,
         transport_config: start.transport.clone(),
-        listeners: OwnListeners::new(listeners, start.host_addresses.iter().copied()),
+        listeners: RefCell::new(OwnListeners::new(
+            listeners,
+            start.network.borrow().iter().copied(),
+        )),
         outgoing: start.outgoing.clone(),
         rng: RefCell::new(SmallRng::from_os_rng()),
         sink: (start.sink)(),
@@ -327,7 +333,7 @@ impl Running {
         self.listeners.iter().map(Listener::local_addr).collect()
     }
 
-    /// Follows snapshots and credentials and answers questions until the order to drain; then finishes what is
+    /// Follows snapshots, credentials and the network and answers questions until the order to drain; then finishes what is
     /// under way. The control thread sets the deadline.
     async fn until_drained(mut self) {
         loop {
@@ -339,6 +345,7 @@ impl Running {
                     self.worker.snapshot.replace(snapshot);
                 }
                 Ok(()) = self.credentials.changed() => self.on_credentials(),
+                Ok(()) = self.network.changed() => self.on_network(),
             }
         }
         let views: Vec<_> = self.listeners.iter().map(Listener::view).collect();
@@ -365,6 +372,13 @@ impl Running {
         }
         self.worker.drain.idle().await;
         self.worker.pool.drain().await;
+    }
+
+    /// Addresses or routes of this host may have changed.
+    fn on_network(&mut self) {
+        let addresses = self.network.borrow_and_update().clone();
+        self.worker.listeners.borrow_mut().set_host(&addresses);
+        self.worker.pool.on_network_change();
     }
 
     fn on_credentials(&mut self) {

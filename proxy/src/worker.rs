@@ -37,7 +37,7 @@ pub(crate) struct Worker {
     /// Out of the mesh, for bytes.
     pub(crate) outside_connector: Connector,
     pub(crate) transport_config: Arc<weft_transport::Config>,
-    pub(crate) listeners: OwnListeners,
+    pub(crate) listeners: RefCell<OwnListeners>,
     pub(crate) outgoing: OutgoingSockets,
     pub(crate) rng: RefCell<SmallRng>,
     pub(crate) sink: Rc<WorkerSink>,
