@@ -1,5 +1,5 @@
-//! What a child process does between fork and exec. The only unsafe code of the laboratory: the standard
-//! library marks `pre_exec` unsafe because only async-signal-safe calls are allowed there.
+//! What a child process does between fork and exec. The standard library marks `pre_exec` unsafe because only
+//! async-signal-safe calls are allowed there.
 
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};

@@ -36,6 +36,15 @@ pub enum Error {
         /// What was refused.
         reason: String,
     },
+    /// This process may not make TUN devices.
+    #[error(
+        "TUN devices are out of reach (/dev/net/tun: {reason}). Load the module (modprobe tun) and let this user open \
+         the device (mode 0666, as distributions have it; in a container: --device /dev/net/tun)"
+    )]
+    MissingTun {
+        /// What was refused.
+        reason: String,
+    },
     /// A program that the laboratory called answered with an error.
     #[error("`{command}` failed: {stderr}")]
     Command {

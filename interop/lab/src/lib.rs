@@ -4,7 +4,7 @@
 //! - [`client`]: small gRPC and WebSocket clients for them.
 //! - [`load`]: a closed-loop load generator that checks every answer and costs little CPU itself.
 //! - [`process`]: child processes that are ready when they say so, measured, and never left behind.
-//! - [`netns`]: hosts as network namespaces joined by a link with an MTU and losses of its own.
+//! - [`netns`]: hosts as network namespaces joined by links that delay, lose, reorder, corrupt, cut and translate.
 //! - [`cli`]: all of it as subcommands, for the `weft-lab` binary and for other binaries that embed it.
 //!
 //! The demo, the interop tests and the benches use it. It depends on no crate of the mesh, so that it can judge

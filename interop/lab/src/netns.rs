@@ -1,15 +1,27 @@
 //! Hosts as network namespaces, joined by links.
 //!
+//! A [`Link`] is the kernel's own and fast; an [`ImpairedLink`] is run by a thread of this process, which delays,
+//! loses, reorders, corrupts, cuts and translates as told.
+//!
 //! A [`Host`] is an anonymous namespace, held only by open files of this process and by the processes in it: it
 //! vanishes with them, however they end, and leaves nothing under `/run/netns`.
 //!
 //! Making one takes root, or a user namespace in which this process is root: call [`acquire_rights`] first thing
 //! in `main`, or wrap a test in [`privileged`].
 
+mod impaired;
+pub mod impairment;
 mod link;
+mod nat;
+mod packet;
+mod routes;
 mod sniffer;
+mod tun;
 
+pub use impaired::{Counters, Direction, ImpairedLink, ImpairedOptions};
 pub use link::{Link, LinkOptions};
+pub use nat::Rebind;
+pub use routes::Route;
 pub use sniffer::{Seen, Sniffer};
 
 use crate::child::{self, UserMaps};
@@ -106,16 +118,16 @@ impl Host {
 
     /// Runs `ip` with commands, one a line.
     fn ip(&self, commands: &str) -> Result<()> {
-        self.tool("ip", "iproute2", &["-batch", "-"], commands)
+        self.tool("ip", "iproute2", &["-batch", "-"], commands).map(drop)
     }
 
-    /// Runs a program in this host with `input` on its standard input.
-    fn tool(&self, program: &str, package: &'static str, args: &[&str], input: &str) -> Result<()> {
+    /// Runs a program in this host with `input` on its standard input; gives its standard output.
+    fn tool(&self, program: &str, package: &'static str, args: &[&str], input: &str) -> Result<String> {
         let mut command = self.command(find_program(program, package)?);
         command
             .args(args)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command
             .spawn()
@@ -126,7 +138,7 @@ impl Host {
         }
         let output = child.wait_with_output().doing(|| format!("wait for {program}"))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         Err(Error::Command {
             command: format!("{program} {} <<< {}", args.join(" "), input.trim()),

@@ -1,11 +1,12 @@
 //! A link between two hosts: a veth pair.
 //!
 //! It adds no delay and has no rate; it has an MTU, offloads, and random losses. (Delay, rate and reordering need
-//! a program in the middle of the link: netem is not in every kernel.)
+//! a program in the middle of the link, as [`super::ImpairedLink`] is: netem is not in every kernel.)
 
 use super::Host;
+use super::routes::{LEFT, RIGHT, addresses};
 use crate::error::Result;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// Ethernet's MTU.
 const ETHERNET: u32 = 1500;
@@ -68,10 +69,7 @@ impl Link {
             right.path()
         ))?;
         for (host, addresses) in link.hosts.iter().zip([link.left(), link.right()]) {
-            let [v4, v6] = addresses;
-            host.ip(&format!(
-                "address add {v4}/24 dev {name}\naddress add {v6}/64 dev {name} nodad\nlink set {name} up"
-            ))?;
+            host.bring_up(name, addresses)?;
         }
         link.set_mtu(options.mtu)?;
         if !options.offloads {
@@ -90,12 +88,12 @@ impl Link {
 
     /// The left host's addresses, IPv4 and IPv6.
     pub fn left(&self) -> [IpAddr; 2] {
-        self.addresses(1)
+        addresses(self.subnet, LEFT)
     }
 
     /// The right host's addresses, IPv4 and IPv6.
     pub fn right(&self) -> [IpAddr; 2] {
-        self.addresses(2)
+        addresses(self.subnet, RIGHT)
     }
 
     /// Changes the MTU of both ends.
@@ -129,7 +127,7 @@ impl Link {
         );
         self.hosts
             .iter()
-            .try_for_each(|host| host.tool("nft", "nftables", &["-f", "-"], &rules))
+            .try_for_each(|host| host.tool("nft", "nftables", &["-f", "-"], &rules).map(drop))
     }
 
     /// Cuts or mends the link, as a pulled cable.
@@ -138,11 +136,7 @@ impl Link {
     /// That `ip` is missing.
     pub fn set_up(&self, up: bool) -> Result<()> {
         let [left, _] = &self.hosts;
-        left.ip(&format!(
-            "link set {} {}",
-            self.interface,
-            if up { "up" } else { "down" }
-        ))
+        left.set_interface(&self.interface, up)
     }
 
     fn turn_offloads_off(&self) -> Result<()> {
@@ -150,11 +144,6 @@ impl Link {
         args.extend(OFFLOADS.iter().flat_map(|offload| [*offload, "off"]));
         self.hosts
             .iter()
-            .try_for_each(|host| host.tool("ethtool", "ethtool", &args, ""))
-    }
-
-    fn addresses(&self, host: u8) -> [IpAddr; 2] {
-        let v6 = Ipv6Addr::new(0xfd77, 0, 0, u16::from(self.subnet), 0, 0, 0, u16::from(host));
-        [Ipv4Addr::new(10, 77, self.subnet, host).into(), v6.into()]
+            .try_for_each(|host| host.tool("ethtool", "ethtool", &args, "").map(drop))
     }
 }
