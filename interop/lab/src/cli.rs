@@ -1,6 +1,10 @@
 //! The laboratory as subcommands: of the `weft-lab` binary, and of any other that embeds [`Command`] (a bench
 //! that starts its own executable as its services and load generator needs no second binary beside it).
 
+mod link;
+
+pub use link::LinkArgs;
+
 use crate::error::{Doing, Result};
 use crate::load::{self, Limit, Work};
 use crate::services::{self, small_answer};
@@ -23,6 +27,8 @@ pub enum Command {
     Services(ServicesArgs),
     /// Put load on a server and check every answer. The exit code is 1 if anything was wrong.
     Load(LoadArgs),
+    /// Run a command in each of two hosts (network namespaces) joined by an impaired link.
+    Link(LinkArgs),
 }
 
 /// Which service to serve, and where.
@@ -129,6 +135,7 @@ pub fn run(command: &Command) -> ExitCode {
     let outcome = match command {
         Command::Services(args) => serve(args).map(|()| ExitCode::SUCCESS),
         Command::Load(args) => put_load(args),
+        Command::Link(args) => link::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");

@@ -113,7 +113,7 @@ async fn drive(options: &Options) -> Result<Report> {
     {
         shared.count_unanswered(connections.len());
     }
-    let peak = Usage::of(std::process::id())?.peak_rss;
+    let peak = Usage::own()?.peak_rss;
     Ok(report::make(
         options,
         measured,

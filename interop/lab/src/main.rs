@@ -1,9 +1,9 @@
-//! `weft-lab`: example services and a load generator on the command line.
+//! `weft-lab`: example services, a load generator and impaired links on the command line.
 
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Example services and a load generator for trying a mesh.
+/// Example services, a load generator and impaired links for trying a mesh.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {

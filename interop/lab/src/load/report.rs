@@ -194,14 +194,14 @@ impl Window {
         let watched = watched.collect::<Result<_>>()?;
         Ok(Self {
             started: Instant::now(),
-            own: Usage::of(std::process::id())?,
+            own: Usage::own()?,
             watched,
         })
     }
 
     pub(super) fn end(self) -> Result<Used> {
         let seconds = self.started.elapsed().as_secs_f64();
-        let own_cpu = Usage::of(std::process::id())?.cpu.saturating_sub(self.own.cpu);
+        let own_cpu = Usage::own()?.cpu.saturating_sub(self.own.cpu);
         let watched = self.watched.into_iter().map(|(pid, before, udp_before)| {
             let (after, udp) = (Usage::of(pid)?, Udp::of(pid)?);
             Ok(Watched {

@@ -43,9 +43,21 @@ impl Usage {
     /// # Errors
     /// That there is no such process.
     pub fn of(pid: u32) -> Result<Self> {
-        let stat = read(&format!("/proc/{pid}/stat"))?;
-        let status = read(&format!("/proc/{pid}/status"))?;
-        Self::parse(&stat, &status).ok_or_else(|| unreadable(&format!("/proc/{pid}/stat")))
+        Self::read(&format!("/proc/{pid}"))
+    }
+
+    /// What this process has used so far, also in a PID namespace whose `/proc` is another's.
+    ///
+    /// # Errors
+    /// That `/proc` is not mounted.
+    pub fn own() -> Result<Self> {
+        Self::read("/proc/self")
+    }
+
+    fn read(directory: &str) -> Result<Self> {
+        let stat = read(&format!("{directory}/stat"))?;
+        let status = read(&format!("{directory}/status"))?;
+        Self::parse(&stat, &status).ok_or_else(|| unreadable(&format!("{directory}/stat")))
     }
 
     fn parse(stat: &str, status: &str) -> Option<Self> {
