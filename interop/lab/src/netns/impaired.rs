@@ -82,6 +82,7 @@ impl ImpairedLink {
                 options.mtu
             ))?;
             host.bring_up(&interface, addresses(subnet, number))?;
+            host.settle(&interface)?;
             Ok::<_, Error>(tun)
         };
         let devices = [make(left, LEFT)?, make(right, RIGHT)?];

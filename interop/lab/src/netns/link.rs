@@ -71,6 +71,9 @@ impl Link {
         for (host, addresses) in link.hosts.iter().zip([link.left(), link.right()]) {
             host.bring_up(name, addresses)?;
         }
+        // Only now has the left one a carrier.
+        left.settle(name)?;
+        right.settle(name)?;
         link.set_mtu(options.mtu)?;
         if !options.offloads {
             link.turn_offloads_off()?;

@@ -1,8 +1,12 @@
 //! Addresses and routes of hosts, and their changes while traffic flows.
 
 use super::Host;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+/// The kernel's work queue takes microseconds, unless the machine is very busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The last part of the left host's addresses on a link.
 pub(super) const LEFT: u8 = 1;
@@ -33,7 +37,8 @@ impl Host {
     /// # Errors
     /// That there is no such interface, or it has the address.
     pub fn add_address(&self, interface: &str, address: IpAddr) -> Result<()> {
-        self.ip(&add(interface, address))
+        self.ip(&add(interface, address))?;
+        self.settle(interface)
     }
 
     /// Removes an address from an interface.
@@ -56,7 +61,8 @@ impl Host {
         for route in routes {
             commands += &format!("route replace {} dev {interface}\n", route.replace(&old, &new));
         }
-        self.ip(&commands)
+        self.ip(&commands)?;
+        self.settle(interface)
     }
 
     /// Takes an interface up or down, as a cable plugged in or pulled. Addresses stay, routes through it do not,
@@ -66,7 +72,8 @@ impl Host {
     /// That there is no such interface.
     pub fn set_interface(&self, interface: &str, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };
-        self.ip(&format!("link set {interface} {state}"))
+        self.ip(&format!("link set {interface} {state}"))?;
+        self.settle(interface)
     }
 
     /// Sends what goes to `destination` (an address, a prefix, or `default`) by this route from now on, instead of
@@ -111,6 +118,39 @@ impl Host {
         self.set_sysctl(&format!("ipv6.conf.{interface}.keep_addr_on_down"), "1")?;
         let [v4, v6] = addresses.map(|address| add(interface, address));
         self.ip(&format!("{v4}\n{v6}\nlink set {interface} up"))
+    }
+
+    /// Waits until the interface's IPv6 addresses receive packets, if it is up: the kernel adds their routes later,
+    /// from a work queue, also without duplicate address detection.
+    pub(super) fn settle(&self, interface: &str) -> Result<()> {
+        let ip = |args: &[&str]| self.tool("ip", "iproute2", &[args, &["dev", interface]].concat(), "");
+        if !ip(&["-o", "link", "show"])?.contains("LOWER_UP") {
+            return Ok(());
+        }
+        let addresses = ip(&["-6", "-o", "address", "show", "scope", "global"])?;
+        let is_local = |routes: &str, address: &str| {
+            routes
+                .lines()
+                .any(|route| route.split_whitespace().nth(1) == Some(address))
+        };
+        let started = Instant::now();
+        loop {
+            let routes = ip(&["-6", "route", "show", "table", "local"])?;
+            let missing = addresses
+                .lines()
+                .filter_map(|line| line.split_whitespace().nth(3)?.split('/').next())
+                .find(|address| !is_local(&routes, address));
+            match missing {
+                None => return Ok(()),
+                Some(_) if started.elapsed() < PATIENCE => {}
+                Some(address) => {
+                    return Err(Error::Protocol(format!(
+                        "host {}: {interface} does not receive at {address}",
+                        self.name
+                    )));
+                }
+            }
+        }
     }
 
     /// The routes through an interface with this source address that somebody has set, as `ip route` writes them.
