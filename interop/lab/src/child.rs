@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use nix::unistd::{getpid, getppid, write};
+use nix::unistd::{getpid, getppid, pipe2, read, write};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -39,6 +39,42 @@ pub(crate) fn enter_new_user_namespace(command: &mut Command) {
         unshare(CloneFlags::CLONE_NEWUSER)?;
         maps.write()
     });
+}
+
+/// Puts the child into a user namespace of its own and stops it there, until others have mapped its users.
+pub(crate) fn enter_mapped_user_namespace(command: &mut Command) -> io::Result<MapGate> {
+    let (at_gate, its_arrival) = pipe2(OFlag::O_CLOEXEC)?;
+    let (its_way, opens) = pipe2(OFlag::O_CLOEXEC)?;
+    before_exec(command, move || {
+        unshare(CloneFlags::CLONE_NEWUSER)?;
+        write(&its_arrival, &getpid().as_raw().to_ne_bytes())?;
+        match read(&its_way, &mut [0])? {
+            1 => Ok(()),
+            _ => Err(io::ErrorKind::PermissionDenied.into()),
+        }
+    });
+    Ok(MapGate { at_gate, opens })
+}
+
+/// Where a child waits for its users. It fails if this is dropped before it is open.
+pub(crate) struct MapGate {
+    at_gate: OwnedFd,
+    opens: OwnedFd,
+}
+
+impl MapGate {
+    /// Waits for the child: its process id, unless it ended before.
+    pub(crate) fn wait(&self) -> Option<i32> {
+        let mut pid = [0; size_of::<i32>()];
+        let length = read(&self.at_gate, &mut pid).ok()?;
+        (length == pid.len()).then(|| i32::from_ne_bytes(pid))
+    }
+
+    /// Lets the child go on.
+    pub(crate) fn open(&self) -> io::Result<()> {
+        write(&self.opens, &[1])?;
+        Ok(())
+    }
 }
 
 /// The contents of a new user namespace's map files, made before the fork because formatting allocates.

@@ -36,6 +36,16 @@ pub enum Error {
         /// What was refused.
         reason: String,
     },
+    /// No process can run as this user.
+    #[error(
+        "user and group {id} do not exist in this user namespace. Run as root, or install the package `uidmap` and \
+         give this user ranges in /etc/subuid and /etc/subgid (usermod --add-subuids 100000-165535 \
+         --add-subgids 100000-165535 USER)"
+    )]
+    MissingUsers {
+        /// The number asked for.
+        id: u32,
+    },
     /// This process may not make TUN devices.
     #[error(
         "TUN devices are out of reach (/dev/net/tun: {reason}). Load the module (modprobe tun) and let this user open \

@@ -17,12 +17,14 @@ mod packet;
 mod routes;
 mod sniffer;
 mod tun;
+mod users;
 
 pub use impaired::{Counters, Direction, ImpairedLink, ImpairedOptions};
 pub use link::{Link, LinkOptions};
 pub use nat::Rebind;
 pub use routes::Route;
 pub use sniffer::{Seen, Sniffer};
+pub use users::require_user;
 
 use crate::child::{self, UserMaps};
 use crate::error::{Doing, Error, Result};
@@ -179,6 +181,9 @@ pub fn rights() -> Result<()> {
 /// Runs the body of a `#[test]` with the rights to make hosts. Without them, the test's own binary is run again in
 /// a user namespace, for this test alone; the body then runs there, and its outcome is this one's.
 ///
+/// In that namespace there is root, and as many other users as this user may map: a body that needs some calls
+/// [`require_user`].
+///
 /// Give it a closure written in the test function itself: its type tells the test's name.
 ///
 /// # Errors
@@ -199,11 +204,7 @@ pub fn privileged<F: FnOnce()>(body: F) -> Result<()> {
     command
         .args([name, "--exact", "--nocapture"])
         .env(REEXECUTED, "1");
-    child::enter_new_user_namespace(&mut command);
-    child::die_with_parent(&mut command);
-    let output = command.output().map_err(|error| Error::MissingRights {
-        reason: error.to_string(),
-    })?;
+    let output = users::output_in_user_namespace(command)?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     if output.status.success() && stdout.contains("1 passed") {
         return Ok(());

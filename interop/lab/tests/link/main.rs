@@ -9,3 +9,4 @@ mod nat;
 mod pair;
 mod routes;
 mod schedule;
+mod users;
