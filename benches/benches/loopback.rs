@@ -43,6 +43,7 @@ fn target(config: Arc<Config>) -> Result<Rc<Target>, Box<dyn Error>> {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         worker: 0,
         workers: 1,
+        mark: None,
     };
     let server = authority.credentials("default", "server");
     let listener = Listener::bind(&options, config.clone(), &state, &server, Arc::default(), serve)?;

@@ -141,6 +141,7 @@ async fn start_workers(
             stats: shared.stats.clone(),
             outgoing: outgoing.clone(),
             network: network.clone(),
+            mark: config.capture.as_ref().and_then(|capture| capture.mark),
             sink: telemetry.sinks(),
         };
         let (listen, thread) = thread::spawn(start).await?;
@@ -181,14 +182,11 @@ fn load_identity(
 }
 
 fn listen(config: &Config) -> Listen {
-    let others = [
-        &config.listen.admin,
-        &config.listen.metrics,
-        &config.listen.inbound,
-    ];
+    let others = [&config.listen.admin, &config.listen.metrics];
     Listen {
         mesh: config.listen.mesh.clone(),
         outbound: config.listen.outbound.clone(),
+        inbound: config.listen.inbound.clone(),
         binds: config
             .binds
             .iter()
@@ -248,9 +246,10 @@ impl Compiler {
         let full = format!("{}.{}", &*workload.name, &*workload.namespace);
         Inbound {
             identity,
-            mode: mesh.config.inbound,
+            mode: config.plaintext.mode.unwrap_or(mesh.config.inbound),
             authorization: mesh.config.authorization,
             ports: config.application.ports.iter().map(port).collect(),
+            plaintext_ports: config.plaintext.ports.clone(),
             names: vec![host.into(), full.into()],
         }
     }

@@ -35,6 +35,7 @@ mod tests {
             mode: InboundMode::Strict,
             authorization,
             ports: Vec::new(),
+            plaintext_ports: Vec::new(),
             names: Vec::new(),
         }
     }

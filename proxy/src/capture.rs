@@ -47,28 +47,35 @@ impl Refusal {
 }
 
 /// The addresses that this proxy listens on.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct OwnListeners {
     listeners: Vec<SocketAddr>,
-    host: Vec<IpAddr>,
+    host: HostAddresses,
+}
+
+/// Tells the addresses of the host's interfaces, as they are now: they come and go.
+pub(crate) type HostAddresses = fn() -> Vec<IpAddr>;
+
+/// The [`HostAddresses`] of the calling thread's network.
+pub(crate) fn host_addresses() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let ip = |address: nix::sys::socket::SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+    };
+    interfaces
+        .filter_map(|interface| interface.address.and_then(ip))
+        .collect()
 }
 
 impl OwnListeners {
-    /// `listeners` as they were bound; `host` has the addresses of the host's interfaces, which a listener on the
-    /// unspecified address answers to (loopback need not be listed).
-    pub(crate) fn new(
-        listeners: impl IntoIterator<Item = SocketAddr>,
-        host: impl IntoIterator<Item = IpAddr>,
-    ) -> Self {
+    /// `listeners` as they were bound; `host` has the addresses that a listener on the unspecified address answers
+    /// to (loopback need not be listed). It is asked only for a destination with the port of such a listener.
+    pub(crate) fn new(listeners: impl IntoIterator<Item = SocketAddr>, host: HostAddresses) -> Self {
         Self {
             listeners: listeners.into_iter().map(canonical).collect(),
-            host: host.into_iter().map(|address| address.to_canonical()).collect(),
+            host,
         }
-    }
-
-    /// The host has other addresses now.
-    pub(crate) fn set_host(&mut self, host: &[IpAddr]) {
-        self.host = host.iter().map(|address| address.to_canonical()).collect();
     }
 
     /// Whether a connection to `address` would arrive at one of the listeners.
@@ -83,7 +90,7 @@ impl OwnListeners {
 
     fn is_host(&self, ip: IpAddr) -> bool {
         // Connecting to the unspecified address reaches the host itself.
-        ip.is_loopback() || ip.is_unspecified() || self.host.contains(&ip)
+        ip.is_loopback() || ip.is_unspecified() || (self.host)().into_iter().any(|host| host.to_canonical() == ip)
     }
 }
 
@@ -229,7 +236,7 @@ mod tests {
     fn decide(accepted: &Accepted) -> Result<Destination, Refusal> {
         let listeners = OwnListeners::new(
             ["127.0.0.1:15001", "[::1]:15001", "[::]:15008", "127.0.0.1:15000"].map(address),
-            ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            || vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         );
         destination(accepted, &listeners, &OutgoingSockets::default())
     }
@@ -298,7 +305,7 @@ mod tests {
     #[test]
     fn our_own_outgoing_socket_is_refused_while_it_is_open() {
         let outgoing = OutgoingSockets::default();
-        let listeners = OwnListeners::default();
+        let listeners = OwnListeners::new([], Vec::new);
         let mut connection = accepted("127.0.0.1:15001", Some("10.96.0.1:80"));
         connection.peer = address("[::ffff:127.0.0.6]:40000");
 
@@ -334,7 +341,7 @@ mod tests {
             assert_eq!(
                 destination(
                     &accepted,
-                    &OwnListeners::new([bound], []),
+                    &OwnListeners::new([bound], Vec::new),
                     &OutgoingSockets::default()
                 ),
                 Ok(Destination::Explicit)
@@ -354,7 +361,7 @@ mod tests {
                 original: Some(SocketAddr::new(ip, port)),
             };
             let decision =
-                destination(&connection, &OwnListeners::new([own], []), &OutgoingSockets::default());
+                destination(&connection, &OwnListeners::new([own], Vec::new), &OutgoingSockets::default());
             if own != address("127.0.0.1:15001") {
                 prop_assert_eq!(decision, Err(Refusal::OwnListener));
             }

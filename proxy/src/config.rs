@@ -10,6 +10,8 @@
 //! | `identity` | required: `certificate`, `key`, `trustBundle` |
 //! | `application` | `address` 127.0.0.1; no `ports`: it only calls others; `source` 127.0.0.6 on IPv4 loopback |
 //! | `listen` | see [`Listen::default`]; an empty list: no such listener |
+//! | `inbound` | `plaintext`: as MeshConfig says; no `plaintextPorts` |
+//! | `capture` | not looked after; `instance`: none, `mark`: none, `required`: true |
 //! | `binds` | none |
 //! | `workers` | 1 |
 //! | `documents` | required, one or more |
@@ -30,7 +32,7 @@ use std::{
 use weft_proto::{
     DocumentError, Source, SpiffeId, TrustDomain,
     identity::SpiffeIdError,
-    model::WorkloadPort,
+    model::{InboundMode, WorkloadPort},
     names::{DnsLabel, DnsName, Labels},
     reader::read_document,
 };
@@ -55,6 +57,10 @@ pub(crate) struct Config {
     pub(crate) application: Application,
     /// Where this proxy listens.
     pub(crate) listen: Listen,
+    /// What comes for the application and not through the mesh.
+    pub(crate) plaintext: Plaintext,
+    /// The capture that this proxy relies on, if any.
+    pub(crate) capture: Option<Capture>,
     /// Ports that lead to one service each, for applications that cannot name it.
     pub(crate) binds: Vec<Bind>,
     /// How many threads carry traffic: 1 to 64.
@@ -97,6 +103,26 @@ pub(crate) struct Application {
     /// Where connections to it come from, of the same family as its address. `None`: from where the connector of
     /// the application's side says.
     pub(crate) source: Option<IpAddr>,
+}
+
+/// What is done with connections that the kernel redirected to the inbound listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plaintext {
+    /// Whether they reach the application. `None`: as the mesh says.
+    pub(crate) mode: Option<InboundMode>,
+    /// Ports of the application that they reach all the same, such as those of probes.
+    pub(crate) ports: Vec<u16>,
+}
+
+/// The kernel's rules that bring the application's connections here. `weft-proxy capture` makes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Capture {
+    /// Which of the captures of this host.
+    pub(crate) instance: Option<DnsLabel>,
+    /// What this proxy's own sockets are marked with, so that the rules let them pass. Never 0.
+    pub(crate) mark: Option<u32>,
+    /// Whether the proxy is ready only while they are in force.
+    pub(crate) required: bool,
 }
 
 /// Where this proxy listens. Port 0 is any that is free, for tests.

@@ -14,6 +14,7 @@ mod config;
 mod demo;
 mod detect;
 mod dev_certs;
+mod direct;
 mod documents;
 mod drain;
 mod forward;

@@ -74,7 +74,7 @@ declare! {
     CONNECTIONS_OPEN = Gauge "weft_connections_open", Count,
         "Connections that are open, by the side they are with (application, peer) and who opened them.";
     REFUSED = Counter "weft_connections_refused_total", Count,
-        "Connections of applications refused before anything was read from them, by reason.";
+        "Connections of applications, or to the application outside the mesh, refused before anything was read from them, by reason.";
     HANDSHAKES = Counter "weft_handshakes_total", Count,
         "Handshakes with peers that succeeded.";
     HANDSHAKES_FAILED = Counter "weft_handshakes_failed_total", Count,

@@ -3,9 +3,9 @@
 //! The kernel says that something changed (rtnetlink); what it is now is asked for anew, by whoever wants to know:
 //! the pool of each worker asks for the routes to its peers, and moves the connections whose way has changed.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 
@@ -21,12 +21,12 @@ const GROUPS: [MulticastGroup; 5] = [
 /// Changes that come sooner after another are taken together: a router's table may change thousands of times a second.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The addresses of this host, as they were last seen. Published again whenever addresses or routes may have changed.
-pub(crate) type Network = watch::Receiver<Arc<[IpAddr]>>;
+/// Tells that addresses or routes may have changed.
+pub(crate) type Network = watch::Receiver<()>;
 
-/// Begins to watch, on a task of the current runtime. Without a way to watch, addresses stay what they are now.
+/// Begins to watch, on a task of the current runtime. Without a way to watch, nothing is ever told.
 pub(crate) fn watch() -> Network {
-    let (publish, network) = watch::channel(addresses());
+    let (publish, network) = watch::channel(());
     match new_multicast_connection(&GROUPS) {
         Ok((connection, _, changes)) => {
             tokio::spawn(connection);
@@ -40,27 +40,11 @@ pub(crate) fn watch() -> Network {
     network
 }
 
-async fn follow<T>(
-    mut changes: impl futures_util::Stream<Item = T> + Unpin,
-    publish: watch::Sender<Arc<[IpAddr]>>,
-) {
+async fn follow<T>(mut changes: impl Stream<Item = T> + Unpin, publish: watch::Sender<()>) {
     while changes.next().await.is_some() {
         while changes.next().now_or_never().flatten().is_some() {}
-        publish.send_replace(addresses());
+        publish.send_replace(());
         tokio::time::sleep(PAUSE).await;
     }
-    let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-    tracing::error!(%error, "changes of this host's addresses can't be seen any more (rtnetlink)");
-}
-
-/// Addresses that reach this host, which a listener on a wildcard address answers to.
-fn addresses() -> Arc<[IpAddr]> {
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    let ip = |address: nix::sys::socket::SockaddrStorage| {
-        let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
-    };
-    interfaces
-        .filter_map(|interface| interface.address.and_then(ip))
-        .collect()
+    tracing::error!("changes of this host's addresses can't be seen any more: rtnetlink ended");
 }

@@ -93,7 +93,7 @@ fn destination(
     listener: SocketAddr,
 ) -> Result<Destination, &'static str> {
     let accepted = Accepted::read(stream, listener).map_err(|_| "application_closed")?;
-    capture::destination(&accepted, &worker.listeners.borrow(), &worker.outgoing)
+    capture::destination(&accepted, &worker.listeners, &worker.outgoing)
         .map_err(|refusal| refusal.reason())
 }
 

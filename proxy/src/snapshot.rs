@@ -83,6 +83,8 @@ pub(crate) struct Inbound {
     pub(crate) mode: InboundMode,
     pub(crate) authorization: Authorization,
     pub(crate) ports: Vec<InboundPort>,
+    /// Those of them that plaintext reaches in `strict` as well.
+    pub(crate) plaintext_ports: Vec<u16>,
     /// What a CONNECT may call this workload, without port: its address, and its names.
     pub(crate) names: Vec<Box<str>>,
 }

@@ -422,13 +422,22 @@ impl WorkerSink {
     }
 }
 
+fn transport(event: &Event) -> &'static str {
+    match (event.direction, &event.caller) {
+        _ if event.plaintext => "plaintext",
+        // Refused before anything carried it.
+        (Direction::Inbound, None) => "",
+        _ => "h3",
+    }
+}
+
 fn entry<'e>(event: &'e Event, workload: &'e str, duration: std::time::Duration) -> Entry<'e> {
     let text = |value: Option<&'e str>| value.unwrap_or_default();
     Entry {
         time: SystemTime::now(),
         direction: event.direction,
         protocol: event.protocol.as_str(),
-        transport: if event.plaintext { "plaintext" } else { "h3" },
+        transport: transport(event),
         method: text(event.method.as_ref().map(Method::as_str)),
         path: text(event.path.as_ref().map(PathAndQuery::path)),
         authority: text(event.authority.as_ref().map(Authority::as_str)),

@@ -24,8 +24,8 @@ use weft_transport::{
 
 use crate::{
     admin::{Questions, Report},
-    capture::{OutgoingSockets, OwnListeners},
-    drain::{Drain, LocalDrain},
+    capture::{OutgoingSockets, OwnListeners, host_addresses},
+    direct, drain::{Drain, LocalDrain},
     inbound,
     local::{connect::Connector, pool::AppPool},
     network::Network,
@@ -61,6 +61,8 @@ pub(crate) struct Start {
     pub(crate) stats: Arc<TransportStats>,
     pub(crate) outgoing: OutgoingSockets,
     pub(crate) network: Network,
+    /// What this proxy's sockets are marked with, for the kernel's rules to let them pass.
+    pub(crate) mark: Option<u32>,
     pub(crate) sink: Arc<dyn Fn() -> Rc<WorkerSink> + Send + Sync>,
 }
 
@@ -71,6 +73,8 @@ pub(crate) struct Listen {
     pub(crate) mesh: Vec<SocketAddr>,
     /// TCP, for the application.
     pub(crate) outbound: Vec<SocketAddr>,
+    /// TCP, for what was meant for the application.
+    pub(crate) inbound: Vec<SocketAddr>,
     /// TCP, each for one service.
     pub(crate) binds: Vec<(SocketAddr, Arc<str>, u16)>,
     /// TCP, of this proxy's other listeners: to be told from destinations.
@@ -150,7 +154,16 @@ async fn serve(start: Start, ready: oneshot::Sender<Result<Listen, ThreadError>>
 
 /// TCP listeners, bound before anything else runs.
 struct Sockets {
-    doors: Vec<(TcpListener, SocketAddr, Door)>,
+    doors: Vec<(TcpListener, SocketAddr, Entrance)>,
+}
+
+/// What a TCP listener is for.
+#[derive(Clone, Debug)]
+enum Entrance {
+    /// For the application.
+    Application(Door),
+    /// For those who call the application and not through the mesh.
+    Direct,
 }
 
 impl Sockets {
@@ -160,31 +173,36 @@ impl Sockets {
             .listen
             .outbound
             .iter()
-            .map(|address| (*address, Door::Outbound));
+            .map(|address| (*address, Entrance::Application(Door::Outbound)));
+        let inbound = start.listen.inbound.iter();
+        let inbound = inbound.map(|address| (*address, Entrance::Direct));
         let binds = start.listen.binds.iter().map(|(address, host, port)| {
             (
                 *address,
-                Door::Bind {
+                Entrance::Application(Door::Bind {
                     host: host.clone(),
                     port: *port,
-                },
+                }),
             )
         });
-        for (address, door) in outbound.chain(binds) {
+        for (address, entrance) in outbound.chain(inbound).chain(binds) {
             let listener = listen(address, start.workers > 1)
                 .map_err(|source| ThreadError::Listen { address, source })?;
             let local = listener.local_addr().unwrap_or(address);
-            doors.push((listener, local, door));
+            doors.push((listener, local, entrance));
         }
         Ok(Self { doors })
     }
 
     fn bound(&self) -> Listen {
         let mut bound = Listen::default();
-        for (_, address, door) in &self.doors {
-            match door {
-                Door::Outbound => bound.outbound.push(*address),
-                Door::Bind { host, port } => bound.binds.push((*address, host.clone(), *port)),
+        for (_, address, entrance) in &self.doors {
+            match entrance {
+                Entrance::Direct => bound.inbound.push(*address),
+                Entrance::Application(Door::Outbound) => bound.outbound.push(*address),
+                Entrance::Application(Door::Bind { host, port }) => {
+                    bound.binds.push((*address, host.clone(), *port));
+                }
             }
         }
         bound
@@ -219,7 +237,10 @@ struct Running {
 
 fn set_up(start: Start, sockets: Sockets) -> Result<Running, ThreadError> {
     let credentials = start.credentials.borrow().clone();
-    let pool_options = PoolOptions { worker: start.index };
+    let pool_options = PoolOptions {
+        worker: start.index,
+        mark: start.mark,
+    };
     let pool = Pool::new(
         &pool_options,
         start.transport.clone(),
@@ -234,6 +255,7 @@ fn set_up(start: Start, sockets: Sockets) -> Result<Running, ThreadError> {
             address: *address,
             worker: start.index,
             workers: start.workers,
+            mark: start.mark,
         };
         let server = worker.clone();
         let listener = Listener::bind(
@@ -251,8 +273,8 @@ fn set_up(start: Start, sockets: Sockets) -> Result<Running, ThreadError> {
     let doors = sockets
         .doors
         .into_iter()
-        .map(|(listener, address, door)| {
-            tokio::task::spawn_local(accept(worker.clone(), listener, address, door))
+        .map(|(listener, address, entrance)| {
+            tokio::task::spawn_local(accept(worker.clone(), listener, address, entrance))
         })
         .collect();
     tokio::task::spawn_local(worker.draining.clone().follow(start.drain.clone()));
@@ -276,13 +298,13 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
         start.application_source,
         APPLICATION_CONNECT,
         start.outgoing.clone(),
-    );
-    let outside_connector = Connector::new(None, OUTSIDE_CONNECT, start.outgoing.clone());
-    let listeners = sockets
-        .doors
-        .iter()
-        .map(|(_, address, _)| *address)
-        .chain(start.listen.others.iter().copied());
+    )
+    .marked(start.mark);
+    let outside_connector =
+        Connector::new(None, OUTSIDE_CONNECT, start.outgoing.clone()).marked(start.mark);
+    // The mesh's port is UDP; TCP to it is for the mesh as well, and nothing to be carried by it.
+    let others = start.listen.others.iter().chain(&start.listen.mesh).copied();
+    let listeners = sockets.doors.iter().map(|(_, address, _)| *address).chain(others);
     Worker {
         snapshot: RefCell::new(start.snapshots.borrow().clone()),
         pool,
@@ -291,10 +313,7 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
         outside: AppPool::new(outside_connector.clone()),
         outside_connector,
         transport_config: start.transport.clone(),
-        listeners: RefCell::new(OwnListeners::new(
-            listeners,
-            start.network.borrow().iter().copied(),
-        )),
+        listeners: OwnListeners::new(listeners, host_addresses),
         outgoing: start.outgoing.clone(),
         rng: RefCell::new(SmallRng::from_os_rng()),
         sink: (start.sink)(),
@@ -305,7 +324,7 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
 }
 
 /// Takes connections at one door until the proxy drains.
-async fn accept(worker: Rc<Worker>, listener: TcpListener, address: SocketAddr, door: Door) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, address: SocketAddr, entrance: Entrance) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -314,7 +333,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, address: SocketAddr, 
         };
         match accepted {
             Ok((stream, _)) => {
-                spawn_connection(&worker, stream, address, &door);
+                spawn_connection(&worker, stream, address, &entrance);
             }
             Err(error) => {
                 tracing::warn!(%error, %address, "can't accept connections");
@@ -324,8 +343,13 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, address: SocketAddr, 
     }
 }
 
-fn spawn_connection(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, door: &Door) {
-    tokio::task::spawn_local(outbound::serve(worker.clone(), stream, address, door.clone()));
+fn spawn_connection(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, entrance: &Entrance) {
+    match entrance {
+        Entrance::Application(door) => {
+            tokio::task::spawn_local(outbound::serve(worker.clone(), stream, address, door.clone()))
+        }
+        Entrance::Direct => tokio::task::spawn_local(direct::serve(worker.clone(), stream, address)),
+    };
 }
 
 impl Running {
@@ -345,7 +369,7 @@ impl Running {
                     self.worker.snapshot.replace(snapshot);
                 }
                 Ok(()) = self.credentials.changed() => self.on_credentials(),
-                Ok(()) = self.network.changed() => self.on_network(),
+                Ok(()) = self.network.changed() => self.worker.pool.on_network_change(),
             }
         }
         let views: Vec<_> = self.listeners.iter().map(Listener::view).collect();
@@ -372,13 +396,6 @@ impl Running {
         }
         self.worker.drain.idle().await;
         self.worker.pool.drain().await;
-    }
-
-    /// Addresses or routes of this host may have changed.
-    fn on_network(&mut self) {
-        let addresses = self.network.borrow_and_update().clone();
-        self.worker.listeners.borrow_mut().set_host(&addresses);
-        self.worker.pool.on_network_change();
     }
 
     fn on_credentials(&mut self) {

@@ -37,7 +37,7 @@ pub(crate) struct Worker {
     /// Out of the mesh, for bytes.
     pub(crate) outside_connector: Connector,
     pub(crate) transport_config: Arc<weft_transport::Config>,
-    pub(crate) listeners: RefCell<OwnListeners>,
+    pub(crate) listeners: OwnListeners,
     pub(crate) outgoing: OutgoingSockets,
     pub(crate) rng: RefCell<SmallRng>,
     pub(crate) sink: Rc<WorkerSink>,
@@ -68,6 +68,11 @@ impl Worker {
     /// The record of a tunnel of the application.
     pub(crate) fn begin_tunnel(&self) -> Record {
         Record::begin(self.sink.clone(), Direction::Outbound, Protocol::Tcp)
+    }
+
+    /// The record of a connection for the application that did not come through the mesh.
+    pub(crate) fn begin_direct(&self) -> Record {
+        Record::begin(self.sink.clone(), Direction::Inbound, Protocol::Tcp)
     }
 
     /// The record of a request or tunnel of a peer.

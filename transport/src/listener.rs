@@ -53,6 +53,8 @@ pub struct ListenerOptions {
     pub worker: u8,
     /// How many workers share the address.
     pub workers: u8,
+    /// The mark of our packets (`SO_MARK`); takes CAP_NET_ADMIN.
+    pub mark: Option<u32>,
 }
 
 /// A UDP port that serves the peers of the mesh. Dropping it ends its connections at once.
@@ -96,6 +98,7 @@ impl Listener {
         let socket_options = SocketOptions {
             buffer: config.socket_buffer,
             reuse_port: options.workers > 1,
+            mark: options.mark,
         };
         let socket =
             KernelSocket::bind(options.address, socket_options).map_err(|source| StartError::Socket {

@@ -42,6 +42,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 pub struct PoolOptions {
     /// The index of this worker.
     pub worker: u8,
+    /// The mark of our packets (`SO_MARK`); takes CAP_NET_ADMIN.
+    pub mark: Option<u32>,
 }
 
 /// The connections to all peers that one worker talks to. Cheap to clone; the last clone that is dropped ends
@@ -100,6 +102,7 @@ impl Pool {
         let socket_options = SocketOptions {
             buffer: config.socket_buffer,
             reuse_port: false,
+            mark: options.mark,
         };
         let bind = move || KernelSocket::dialling(socket_options).map(|socket| Box::new(socket) as _);
         let socket = bind().map_err(|source| StartError::Socket { address: any, source })?;

@@ -56,6 +56,8 @@ pub(crate) struct SocketOptions {
     pub(crate) buffer: usize,
     /// Several workers share the port.
     pub(crate) reuse_port: bool,
+    /// What the kernel's packet filter knows our packets by (`SO_MARK`). Setting one takes CAP_NET_ADMIN.
+    pub(crate) mark: Option<u32>,
 }
 
 impl KernelSocket {
@@ -67,6 +69,9 @@ impl KernelSocket {
         }
         if options.reuse_port {
             socket.set_reuse_port(true)?;
+        }
+        if let Some(mark) = options.mark {
+            socket.set_mark(mark)?;
         }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;

@@ -51,6 +51,7 @@ pub(crate) fn listen() -> Ours {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         worker: 0,
         workers: 1,
+        mark: None,
     };
     let listener = Listener::bind(
         &options,

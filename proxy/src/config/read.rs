@@ -8,12 +8,13 @@ use std::{
 };
 
 use weft_proto::{
+    model::{InboundMode, WorkloadPort},
     names::{DnsLabel, DnsName},
     parse::fields::{host_address, labels, workload_ports},
     reader::{Fields, Value},
 };
 
-use super::{Application, Bind, Config, IdentityPaths, Listen, Workload};
+use super::{Application, Bind, Capture, Config, IdentityPaths, Listen, Plaintext, Workload};
 use crate::access_log::Sink;
 
 const MAX_WORKERS: u8 = 64;
@@ -40,6 +41,11 @@ pub(super) fn config(root: &Value<'_>, directory: &Path) -> Option<Config> {
             value.list(|value| bind(value, &namespace, &mut ports))
         });
         let application = fields.optional("application", |value| application(value, &mut ports));
+        let declared = application
+            .as_ref()
+            .map_or(&[][..], |application| application.ports.as_slice());
+        let plaintext = fields.optional("inbound", |value| plaintext(value, declared));
+        let capture = fields.optional("capture", capture);
         let workers = fields.optional("workers", |value| {
             value.integer("a number of workers", 1..=MAX_WORKERS)
         });
@@ -53,6 +59,8 @@ pub(super) fn config(root: &Value<'_>, directory: &Path) -> Option<Config> {
             identity: identity?,
             application: application.unwrap_or_default(),
             listen: listen?,
+            plaintext: plaintext.unwrap_or_default(),
+            capture,
             binds: binds.unwrap_or_default(),
             workers: workers.unwrap_or(1),
             documents: documents?,
@@ -124,6 +132,44 @@ fn application<'a>(value: &Value<'a>, ports: &mut Ports<'a>) -> Option<Applicati
             address,
             ports: declared.unwrap_or_default(),
             source,
+        })
+    })
+}
+
+fn plaintext(value: &Value<'_>, declared: &[WorkloadPort]) -> Option<Plaintext> {
+    value.mapping(|fields| {
+        let mode = fields.optional("plaintext", |value| {
+            value.one_of(&[
+                ("strict", InboundMode::Strict),
+                ("permissive", InboundMode::Permissive),
+            ])
+        });
+        let ports = fields.optional("plaintextPorts", |value| {
+            value.list(|value| {
+                let port = value.port()?;
+                let is_tcp = |known: &WorkloadPort| known.port == port && !known.protocol.is_udp();
+                if !declared.iter().any(is_tcp) {
+                    value.error(format_args!("{port} is not a TCP port of the application"));
+                }
+                Some(port)
+            })
+        });
+        Some(Plaintext {
+            mode,
+            ports: ports.unwrap_or_default(),
+        })
+    })
+}
+
+fn capture(value: &Value<'_>) -> Option<Capture> {
+    value.mapping(|fields| {
+        let instance = fields.optional("instance", |value| value.parse(DnsLabel::parse));
+        let mark = fields.optional("mark", |value| value.integer("a mark", 1..=u32::MAX));
+        let required = fields.optional("required", Value::boolean);
+        Some(Capture {
+            instance,
+            mark,
+            required: required.unwrap_or(true),
         })
     })
 }

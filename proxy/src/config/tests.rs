@@ -1,5 +1,5 @@
 use super::*;
-use weft_proto::model::AppProtocol;
+use weft_proto::model::{AppProtocol, InboundMode};
 
 /// The file of the issue that promises its shape to other tools.
 const EXAMPLE: &str = r#"
@@ -97,6 +97,7 @@ fn what_is_absent_has_its_default() {
     assert_eq!((config.binds.len(), config.workers), (0, 1));
     assert_eq!(config.access_log, Sink::Stdout);
     assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    assert_eq!((&config.plaintext, &config.capture), (&Plaintext::default(), &None));
     // Null is absent.
     let nulls = "state:\napplication:\nlisten:\nbinds:\nworkers:\naccessLog:\ndrainTimeout:\n";
     assert_eq!(valid(nulls), config);
@@ -111,6 +112,35 @@ fn a_listener_is_one_address_or_a_list_and_the_others_keep_their_defaults() {
     assert_eq!(config.listen.outbound, addresses(&["127.0.0.1:0", "[::1]:0"]));
     assert_eq!(config.listen.inbound, []);
     assert_eq!(config.listen.admin, Listen::default().admin);
+}
+
+#[test]
+fn what_does_not_come_through_the_mesh_and_the_capture_of_what_does() {
+    let config = valid(
+        "application: {ports: [{port: 8080}, {port: 8081}]}\n\
+         inbound: {plaintext: permissive, plaintextPorts: [8081]}\n\
+         capture: {instance: web, mark: 4711, required: false}\n",
+    );
+    assert_eq!(config.plaintext.mode, Some(InboundMode::Permissive));
+    assert_eq!(config.plaintext.ports, [8081]);
+    let capture = config.capture.unwrap();
+    assert_eq!(capture.instance.as_deref(), Some("web"));
+    assert_eq!((capture.mark, capture.required), (Some(4711), false));
+    let least = valid("capture: {}\n").capture.unwrap();
+    assert_eq!((least.instance, least.mark, least.required), (None, None, true));
+    assert_eq!(
+        errors(
+            "application: {ports: [{port: 53, protocol: udp}]}\ninbound: {plaintext: off, plaintextPorts: [53, 80]}\n\
+             capture: {instance: Web, mark: 0}\n"
+        ),
+        [
+            "web.yaml:5: inbound.plaintext: off is a boolean to YAML: put it in quotes",
+            "web.yaml:5: inbound.plaintextPorts[0]: 53 is not a TCP port of the application",
+            "web.yaml:5: inbound.plaintextPorts[1]: 80 is not a TCP port of the application",
+            "web.yaml:6: capture.instance: Web is not lower-case letters, digits and '-'",
+            "web.yaml:6: capture.mark: 0 is not a mark (1 to 4294967295)",
+        ]
+    );
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(crate) struct Connector {
     source: Option<IpAddr>,
     timeout: Duration,
     outgoing: OutgoingSockets,
+    mark: Option<u32>,
 }
 
 impl Connector {
@@ -32,7 +33,13 @@ impl Connector {
             source,
             timeout,
             outgoing,
+            mark: None,
         }
+    }
+
+    /// Its connections carry this mark (`SO_MARK`), for the kernel's rules to let them pass; takes CAP_NET_ADMIN.
+    pub(crate) fn marked(self, mark: Option<u32>) -> Self {
+        Self { mark, ..self }
     }
 
     /// Connects to the application.
@@ -55,6 +62,9 @@ impl Connector {
             Type::STREAM.nonblocking(),
             Some(Protocol::TCP),
         )?;
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
         if let Some(source) = self.source_for(address.ip()) {
             // The port is chosen at connect(), for this destination alone: without this, all connections of the host
             // from that source would share one range of ports.

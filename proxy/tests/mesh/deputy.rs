@@ -25,7 +25,7 @@ impl Peer {
         let read = |name: &str| std::fs::read(directory.join("certs").join(name)).expect("a file");
         let credentials = Credentials::from_pem(&read("client.pem"), &read("client.key"), &read("ca.pem"));
         let pool = Pool::new(
-            &PoolOptions { worker: 0 },
+            &PoolOptions::default(),
             Arc::default(),
             &EndpointState::ephemeral().expect("state"),
             Arc::new(credentials.expect("credentials")),
