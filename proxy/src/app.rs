@@ -12,7 +12,11 @@ use weft_transport::{EndpointState, TransportStats};
 
 use crate::{
     admin::{Questions, Report},
-    capture::OutgoingSockets,
+    capture::{
+        OutgoingSockets,
+        rules::Table,
+        watch::{self as capture_watch, Health},
+    },
     compile::{Facts, compile},
     config::Config,
     documents::{Documents, DocumentsWatcher},
@@ -54,9 +58,16 @@ pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
         drain: Drain::new(),
         stats: Arc::default(),
     };
+    let capture = match &config.capture {
+        Some(capture) => {
+            let table = Table::of(capture.instance.as_ref());
+            (capture_watch::follow(table).await, capture.required)
+        }
+        None => (capture_watch::unused(), false),
+    };
     let workers = start_workers(&config, &shared, &telemetry, questions).await?;
     let served = shared
-        .status(&documents, &telemetry, &workers.listen)
+        .status(&documents, &telemetry, &workers.listen, capture)
         .serve(&config, ask)
         .await?;
     tokio::spawn(identity_watcher.run());
@@ -89,7 +100,13 @@ struct Shared {
 }
 
 impl Shared {
-    fn status(&self, documents: &Documents, telemetry: &Telemetry, listen: &Listen) -> Status {
+    fn status(
+        &self,
+        documents: &Documents,
+        telemetry: &Telemetry,
+        listen: &Listen,
+        (capture, capture_required): (watch::Receiver<Health>, bool),
+    ) -> Status {
         Status {
             identity: self.identity.clone(),
             documents: documents.clone(),
@@ -97,6 +114,8 @@ impl Shared {
             drain: self.drain.clone(),
             stats: self.stats.clone(),
             metrics: telemetry.metrics.clone(),
+            capture,
+            capture_required,
             mesh_ports: listen.mesh.iter().map(SocketAddr::port).collect(),
         }
     }

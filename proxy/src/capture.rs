@@ -8,6 +8,14 @@
 //! Two kinds of connection are refused, because serving them would only bring them back: those on their way to a
 //! listener of this proxy, and those that this proxy opened itself ([`OutgoingSockets`]).
 
+mod cgroup;
+pub(crate) mod command;
+mod host;
+mod loopback;
+mod nft;
+pub(crate) mod rules;
+pub(crate) mod watch;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-use crate::{demo::DemoArgs, dev_certs::DevCertsArgs};
+use crate::{capture::command::CaptureCommand, demo::DemoArgs, dev_certs::DevCertsArgs};
 
 /// The Weft sidecar: carries a workload's traffic over mutually authenticated HTTP/3.
 #[derive(Debug, Parser)]
@@ -90,6 +90,9 @@ pub(crate) enum Command {
         #[arg(long, short, value_enum, default_value_t)]
         output: Output,
     },
+    /// Bring an application's connections to its sidecar without its knowledge
+    #[command(subcommand)]
+    Capture(CaptureCommand),
     /// Make a development CA and certificates for workloads
     #[command(after_help = DEV_CERTS_HELP)]
     DevCerts(DevCertsArgs),

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, log } => run(&config, &log),
         Command::Check { config, output } => return check::run(&config, output),
+        Command::Capture(command) => return capture::command::run(&command),
         Command::DevCerts(args) => dev_certs(&args),
         Command::Demo(args) => return demo::run(&args),
         Command::Completion { shell } => {

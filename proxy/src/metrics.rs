@@ -97,6 +97,8 @@ declare! {
         "UDP datagrams that the kernel dropped because our receive buffer was full.";
     SVID_NOT_AFTER = Gauge "weft_svid_not_after_seconds", Seconds,
         "When this workload's certificate ends, in seconds since 1970.";
+    CAPTURE_INTACT = Gauge "weft_capture_intact", Count,
+        "1 if the kernel's rules that bring the application's connections here are as they were installed, 0 if not or if they can't be read; absent where none are configured.";
     LOG_DROPPED = Counter "weft_access_log_dropped_total", Count,
         "Access-log lines dropped because they could not be written as fast as they came.";
     BUILD = Gauge "weft_build_info", Count,
@@ -301,6 +303,11 @@ impl Metrics {
     /// Counts access-log lines that were dropped.
     pub(crate) fn log_dropped(&self) -> Counter {
         counter(&self.recorder, LOG_DROPPED, &[], [])
+    }
+
+    /// Whether the capture that this proxy relies on is in force.
+    pub(crate) fn set_capture_intact(&self, intact: bool) {
+        self.gauge(CAPTURE_INTACT, Vec::new()).set(f64::from(intact));
     }
 
     /// Takes over what the transport has counted.

@@ -8,6 +8,7 @@ use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, Move, PeerKey, 
 
 use crate::{
     admin::{self, Pages, Questions, Readiness, Report, Workers},
+    capture::watch::Health,
     config::Config,
     documents::Documents,
     drain::Drain,
@@ -26,6 +27,10 @@ pub(crate) struct Status {
     pub(crate) drain: Drain,
     pub(crate) stats: Arc<TransportStats>,
     pub(crate) metrics: Arc<Metrics>,
+    /// How the capture is that this proxy relies on.
+    pub(crate) capture: watch::Receiver<Health>,
+    /// Whether it is ready without.
+    pub(crate) capture_required: bool,
     /// UDP ports of this proxy's mesh listeners.
     pub(crate) mesh_ports: Vec<u16>,
 }
@@ -108,6 +113,8 @@ impl Status {
             Readiness::NotReady("the certificate of this workload has expired")
         } else if now < svid.not_before() {
             Readiness::NotReady("the certificate of this workload is not valid yet")
+        } else if let (Health::Broken(reason), true) = (&*self.capture.borrow(), self.capture_required) {
+            Readiness::NotReady(reason)
         } else {
             Readiness::Ready
         }
@@ -125,6 +132,11 @@ impl Status {
             "identity": { "spiffeId": svid.id().as_str(), "notAfter": seconds(svid.not_after()) },
             "mesh": mesh(&snapshot),
             "inbound": inbound(&snapshot),
+            "capture": match &*self.capture.borrow() {
+                Health::Unused => Value::Null,
+                Health::Intact => "intact".into(),
+                Health::Broken(reason) => (*reason).into(),
+            },
             "backends": snapshot.backends().map(|(destination, backend)| show(&destination, backend)).collect::<Vec<_>>(),
         })
     }
@@ -148,6 +160,11 @@ impl Status {
             received: (stats.datagrams_received.get(), stats.receive_calls.get()),
             drops: udp_drops(&self.mesh_ports),
         });
+        match *self.capture.borrow() {
+            Health::Unused => {}
+            Health::Intact => metrics.set_capture_intact(true),
+            Health::Broken(_) => metrics.set_capture_intact(false),
+        }
         metrics.set_svid_not_after(self.identity.credentials.borrow().svid().not_after());
     }
 }
@@ -236,6 +253,7 @@ fn inbound(snapshot: &Snapshot) -> Value {
         "mode": format!("{:?}", inbound.mode).to_lowercase(),
         "authorization": format!("{:?}", inbound.authorization).to_lowercase(),
         "ports": inbound.ports.iter().map(port).collect::<Vec<_>>(),
+        "plaintextPorts": inbound.plaintext_ports,
     })
 }
 

@@ -22,6 +22,8 @@ use std::{
 use ipnet::IpNet;
 use weft_proto::names::DnsLabel;
 
+use super::loopback::OnLoopback;
+
 /// The address on `lo` from which connections to services come, so that they do not depend on the host's addresses.
 ///
 /// Link-local addresses are never routed. Of these, RFC 3927 section 2.1 reserves the last 256: no host takes one by
@@ -153,7 +155,17 @@ impl Rules {
         script.0
     }
 
-    /// Named sets, which [`live`](super::live) reads back: they are the record of what was put on `lo`.
+    /// What is put on `lo`.
+    pub(crate) fn on_loopback(&self) -> OnLoopback {
+        let mut wanted = OnLoopback {
+            addresses: self.stable.iter().copied().collect(),
+            ..OnLoopback::default()
+        };
+        wanted.add_routes(self.service_ranges.iter().copied());
+        wanted
+    }
+
+    /// Named sets, which [`nft`](super::nft) reads back: they are the record of what was put on `lo`.
     fn sets(&self, script: &mut Script) {
         let stable: Vec<IpNet> = self.stable.iter().copied().map(IpNet::from).collect();
         let mut mesh = self.mesh_ranges.clone();
@@ -202,7 +214,7 @@ impl Rules {
             if !self.exempt.ports.is_empty() {
                 script.line(2, format_args!("tcp dport {{ {} }} return", list(&self.exempt.ports)));
             }
-            script.line(2, format_args!("counter redirect to :{port}"));
+            script.line(2, format_args!("meta l4proto tcp counter redirect to :{port}"));
         });
         if self.whom == Whom::All {
             return;
@@ -251,7 +263,7 @@ impl Rules {
         script.block(1, "chain redirect_inbound", |script| {
             script.line(2, format_args!("tcp dport {{ {} }} return", list(&never)));
             let ports = ports.map_or(String::new(), |ports| format!("tcp dport {{ {ports} }} "));
-            script.line(2, format_args!("{ports}counter redirect to :{port}"));
+            script.line(2, format_args!("{ports}meta l4proto tcp counter redirect to :{port}"));
         });
     }
 
@@ -422,7 +434,7 @@ pub(super) mod tests {
             chain(&rules.script(), "redirect_inbound"),
             [
                 "tcp dport { 22, 15000, 15001, 15006, 15008, 15020 } return",
-                "counter redirect to :15006",
+                "meta l4proto tcp counter redirect to :15006",
             ]
         );
         rules.inbound = InboundPorts::Listed(BTreeSet::new());

@@ -68,6 +68,8 @@ pub struct Workload {
     pub bundle: PathBuf,
     /// Where it runs, if not beside the test.
     pub host: Option<Host>,
+    /// Added to the ports of its sidecar, where several share an address.
+    pub shift: u16,
 }
 
 /// A port of a service: name, number, port of the workload, and protocol.
@@ -77,6 +79,7 @@ pub type ServicePort = (&'static str, u16, u16, &'static str);
 struct Service {
     name: String,
     ports: Vec<ServicePort>,
+    cluster_ip: Option<IpAddr>,
 }
 
 /// A mesh: its documents, its certificates, and the sidecars that run.
@@ -114,6 +117,7 @@ impl Workload {
             certificates: "certs",
             bundle: "certs/ca.pem".into(),
             host: None,
+            shift: 0,
         }
     }
 
@@ -149,11 +153,14 @@ impl Workload {
         } else {
             Ipv4Addr::LOCALHOST.into()
         };
-        SocketAddr::new(ip, 15_000)
+        SocketAddr::new(ip, 15_000 + self.shift)
     }
 
     fn document(&self) -> String {
-        let mesh_port = if self.meshed { "meshPort: 15008, " } else { "" };
+        let mesh_port = match self.meshed {
+            true => format!("meshPort: {}, ", 15_008 + self.shift),
+            false => String::new(),
+        };
         let ports: Vec<_> = self
             .ports
             .iter()
@@ -185,10 +192,10 @@ impl Workload {
             certificates,
             ..
         } = self;
-        let outbound = if address.is_loopback() {
-            *address
-        } else {
-            Ipv4Addr::LOCALHOST.into()
+        let (outbound, port) = (self.admin().ip(), 15_001 + self.shift);
+        let listen_outbound = match address.is_loopback() {
+            true => format!("\"{outbound}:{port}\""),
+            false => format!("[\"127.0.0.1:{port}\", \"[::1]:{port}\"]"),
         };
         let ports: Vec<_> = self
             .ports
@@ -211,14 +218,14 @@ impl Workload {
             "workload: {{name: {name}, serviceAccount: {account}}}\nstate: {name}-state\n\
              identity: {{certificate: {certificates}/{account}.pem, key: {certificates}/{account}.key, trustBundle: {}}}\n\
              application: {{address: {address}, ports: [{}]}}\n\
-             listen: {{mesh: \"{}\", outbound: \"{outbound}:15001\", inbound: \"{}\", admin: \"{}\", metrics: \"{}\"}}\n\
+             listen: {{mesh: \"{}\", outbound: {listen_outbound}, inbound: \"{}\", admin: \"{}\", metrics: \"{}\"}}\n\
              binds: [{}]\ndocuments: [{}]\n{}",
             self.bundle.display(),
             ports.join(", "),
-            self.at(15_008),
-            self.at(15_006),
+            self.at(15_008 + self.shift),
+            self.at(15_006 + self.shift),
             self.admin(),
-            self.at(15_020),
+            self.at(15_020 + self.shift),
             binds.join(", "),
             documents.display(),
             self.extra,
@@ -275,7 +282,15 @@ impl Mesh {
         self.services.push(Service {
             name: name.to_owned(),
             ports: ports.to_vec(),
+            cluster_ip: None,
         });
+    }
+
+    /// Gives a service an address.
+    pub fn cluster_ip(&mut self, name: &str, address: IpAddr) {
+        let mut services = self.services.iter_mut();
+        let service = services.find(|service| service.name == name).expect("a service of the mesh");
+        service.cluster_ip = Some(address);
     }
 
     pub fn workload(&mut self, workload: Workload) -> Workload {
@@ -311,7 +326,13 @@ impl Mesh {
         for line in self.config.lines() {
             let _ = writeln!(text, "  {line}");
         }
-        for Service { name, ports } in &self.services {
+        for Service {
+            name,
+            ports,
+            cluster_ip,
+        } in &self.services
+        {
+            let cluster_ip = cluster_ip.map_or(String::new(), |ip| format!("clusterIP: \"{ip}\", "));
             let ports: Vec<_> = ports
                 .iter()
                 .map(|(name, port, target, protocol)| {
@@ -326,7 +347,7 @@ impl Mesh {
             let _ = write!(
                 text,
                 "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
-                 spec: {{selector: {{app: {name}}}, ports: [{}]}}\n",
+                 spec: {{{cluster_ip}selector: {{app: {name}}}, ports: [{}]}}\n",
                 ports.join(", "),
             );
         }

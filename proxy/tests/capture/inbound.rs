@@ -1,0 +1,94 @@
+//! What comes for an application and not through the mesh.
+
+use std::net::SocketAddr;
+
+use weft_lab::netns::privileged;
+
+use crate::{
+    common::port,
+    setup::{Lab, MARK, access, capture, get, is_refused},
+};
+
+fn metric(lab: &Lab, text: &str) -> bool {
+    let metrics = get(&lab.right, lab.web(15_020), "/metrics").unwrap();
+    metrics.contains(text)
+}
+
+/// The answers to requests for `/` of the service and for the greeting of another of its ports, from a host without a
+/// sidecar.
+fn from_outside(lab: &Lab) -> [std::io::Result<String>; 2] {
+    [port::HTTP, port::TCP].map(|port| get(&lab.left, lab.web(port), "/"))
+}
+
+fn start(family: usize, inbound: &str) -> Lab {
+    let lab = Lab::start(family, |mesh| {
+        mesh.named_mut("web-0").extra = format!("{MARK}inbound: {inbound}\n");
+    });
+    lab.capture("web-0", &[]);
+    lab
+}
+
+fn strict_with_a_port_for_probes(family: usize) {
+    let mut lab = start(family, &format!("{{plaintextPorts: [{}]}}", port::TCP));
+    let [http, tcp] = from_outside(&lab);
+    assert!(is_refused(&http), "{http:?}");
+    assert!(tcp.unwrap().starts_with("220 web-0"));
+    let line = access(lab.mesh.sidecar("web-0"), &[("reason", "plaintext_refused")]);
+    assert_eq!((&line["direction"], &line["transport"]), (&"inbound".into(), &"".into()));
+    let line = access(lab.mesh.sidecar("web-0"), &[("transport", "plaintext")]);
+    assert_eq!((&line["reason"], &line["caller"]), (&"".into(), &"".into()));
+    assert!(metric(&lab, "weft_connections_refused_total{reason=\"plaintext_refused\"} 1\n"));
+    // What the sidecar answers itself is never captured, and its inbound port is no way around.
+    let direct = talk_to_the_inbound_port(&lab);
+    assert!(is_refused(&direct), "{direct:?}");
+    assert!(metric(&lab, "weft_connections_refused_total{reason=\"not_redirected\"} 1\n"));
+}
+
+fn talk_to_the_inbound_port(lab: &Lab) -> std::io::Result<String> {
+    let inbound = SocketAddr::new(lab.web(0).ip(), 15_006);
+    get(&lab.left, inbound, "/")
+}
+
+#[test]
+fn strict_refuses_plaintext_but_on_listed_ports_over_ipv4() {
+    privileged(|| strict_with_a_port_for_probes(0)).unwrap();
+}
+
+#[test]
+fn strict_refuses_plaintext_but_on_listed_ports_over_ipv6() {
+    privileged(|| strict_with_a_port_for_probes(1)).unwrap();
+}
+
+#[test]
+fn permissive_passes_plaintext_to_declared_ports() {
+    privileged(|| {
+        let mut lab = start(0, "{plaintext: permissive}");
+        let [http, tcp] = from_outside(&lab).map(Result::unwrap);
+        assert!(http.starts_with("HTTP/1.1 200 "), "{http}");
+        assert!(tcp.starts_with("220 web-0"));
+        access(lab.mesh.sidecar("web-0"), &[("transport", "plaintext"), ("direction", "inbound")]);
+        // A port that nobody declared is not the mesh's to open, once all are captured.
+        let undeclared = SocketAddr::new(lab.web(0).ip(), 9_999);
+        lab.capture("web-0", &["--all-ports", "--exclude-inbound-port", "9998"]);
+        crate::setup::serve_sources(&lab.right, undeclared);
+        let refused = get(&lab.left, undeclared, "/");
+        assert!(is_refused(&refused), "{refused:?}");
+        access(lab.mesh.sidecar("web-0"), &[("reason", "undeclared_port")]);
+        let excluded = SocketAddr::new(undeclared.ip(), 9_998);
+        crate::setup::serve_sources(&lab.right, excluded);
+        assert!(get(&lab.left, excluded, "/").unwrap().ends_with("10.77.9.1"));
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_mode_is_the_meshs_where_the_proxy_has_none() {
+    privileged(|| {
+        let lab = Lab::start(0, |mesh| mesh.config.push_str("\ninbound: permissive"));
+        lab.capture("web-0", &[]);
+        assert!(from_outside(&lab)[0].is_ok());
+        let output = capture(&lab.right, &["remove"]);
+        assert_eq!(output.status.code(), Some(0));
+    })
+    .unwrap();
+}
