@@ -98,7 +98,9 @@ impl OwnListeners {
 
     fn is_host(&self, ip: IpAddr) -> bool {
         // Connecting to the unspecified address reaches the host itself.
-        ip.is_loopback() || ip.is_unspecified() || (self.host)().into_iter().any(|host| host.to_canonical() == ip)
+        ip.is_loopback()
+            || ip.is_unspecified()
+            || (self.host)().into_iter().any(|host| host.to_canonical() == ip)
     }
 }
 

@@ -25,7 +25,8 @@ use weft_transport::{
 use crate::{
     admin::{Questions, Report},
     capture::{OutgoingSockets, OwnListeners, host_addresses},
-    direct, drain::{Drain, LocalDrain},
+    direct,
+    drain::{Drain, LocalDrain},
     inbound,
     local::{connect::Connector, pool::AppPool},
     network::Network,
@@ -300,8 +301,7 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
         start.outgoing.clone(),
     )
     .marked(start.mark);
-    let outside_connector =
-        Connector::new(None, OUTSIDE_CONNECT, start.outgoing.clone()).marked(start.mark);
+    let outside_connector = Connector::new(None, OUTSIDE_CONNECT, start.outgoing.clone()).marked(start.mark);
     // The mesh's port is UDP; TCP to it is for the mesh as well, and nothing to be carried by it.
     let others = start.listen.others.iter().chain(&start.listen.mesh).copied();
     let listeners = sockets.doors.iter().map(|(_, address, _)| *address).chain(others);

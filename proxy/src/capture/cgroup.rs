@@ -30,7 +30,10 @@ fn locate(path: &str, mounts: &str) -> Result<(Cgroup, PathBuf), String> {
     let path = Path::new(path);
     let below = path.strip_prefix(root).unwrap_or(path);
     let below = below.strip_prefix("/").unwrap_or(below);
-    if !below.components().all(|part| matches!(part, Component::Normal(_))) {
+    if !below
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+    {
         return Err(format!("{} is not the path of a control group", path.display()));
     }
     let level = u32::try_from(below.components().count()).unwrap_or(u32::MAX);
@@ -47,14 +50,19 @@ fn locate(path: &str, mounts: &str) -> Result<(Cgroup, PathBuf), String> {
             },
             directory.clone(),
         )),
-        None => Err(format!("{} is not below {NFT_ROOT}, as nft needs it", directory.display())),
+        None => Err(format!(
+            "{} is not below {NFT_ROOT}, as nft needs it",
+            directory.display()
+        )),
     }
 }
 
 /// Of a line of mountinfo (proc(5)), if it is of a cgroup2 file system.
 fn mount_point(line: &str) -> Option<&str> {
     let (mount, file_system) = line.split_once(" - ")?;
-    file_system.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4))?
+    file_system
+        .starts_with("cgroup2 ")
+        .then(|| mount.split(' ').nth(4))?
 }
 
 #[cfg(test)]
@@ -75,7 +83,10 @@ mod tests {
         let web = ("system.slice/web.service".to_owned(), 2);
         assert_eq!(located("/system.slice/web.service", UNIFIED), Ok(web.clone()));
         assert_eq!(located("system.slice/web.service/", UNIFIED), Ok(web.clone()));
-        assert_eq!(located("/sys/fs/cgroup/system.slice/web.service", UNIFIED), Ok(web));
+        assert_eq!(
+            located("/sys/fs/cgroup/system.slice/web.service", UNIFIED),
+            Ok(web)
+        );
         assert_eq!(located("/web", HYBRID), Ok(("unified/web".to_owned(), 1)));
     }
 

@@ -334,7 +334,12 @@ fn summary(rules: &Rules) -> String {
         InboundPorts::All => write!(text, ", to it to port {}", rules.inbound_port),
         InboundPorts::Listed(ports) if ports.is_empty() => Ok(()),
         InboundPorts::Listed(ports) => {
-            write!(text, ", to its ports {} to port {}", join(ports), rules.inbound_port)
+            write!(
+                text,
+                ", to its ports {} to port {}",
+                join(ports),
+                rules.inbound_port
+            )
         }
     };
     text.push('\n');
@@ -365,7 +370,10 @@ fn rules(
     (mesh_ranges, service_ranges): (Vec<IpNet>, Vec<IpNet>),
     ipv6: bool,
 ) -> Result<Rules, String> {
-    let (default_listen, capture) = (Listen::default(), config.and_then(|config| config.capture.as_ref()));
+    let (default_listen, capture) = (
+        Listen::default(),
+        config.and_then(|config| config.capture.as_ref()),
+    );
     let listen = config.map_or(&default_listen, |config| &config.listen);
     let outbound_port = one_port("outbound", args.outbound_port, &listen.outbound)?;
     let inbound_port = one_port("inbound", args.inbound_port, &listen.inbound)?;
@@ -373,7 +381,10 @@ fn rules(
     let mut own_ports: BTreeSet<u16> = ports.map(SocketAddr::port).collect();
     own_ports.extend([outbound_port, inbound_port]);
     let declared = config.map(|config| config.application.ports.iter());
-    let declared = declared.into_iter().flatten().filter(|port| !port.protocol.is_udp());
+    let declared = declared
+        .into_iter()
+        .flatten()
+        .filter(|port| !port.protocol.is_udp());
     let inbound = match (args.all_ports, args.port.is_empty()) {
         (true, _) => InboundPorts::All,
         (false, true) => InboundPorts::Listed(declared.map(|port| port.port).collect()),
@@ -383,7 +394,11 @@ fn rules(
     let mut mesh_ranges = or(&args.mesh_range, mesh_ranges);
     let stable = stable(&args.stable_address, ipv6)?;
     // A route to services needs a source of their family; without one they are only addresses of the mesh.
-    let has_source = |range: &IpNet| stable.iter().any(|address| address.is_ipv4() == range.addr().is_ipv4());
+    let has_source = |range: &IpNet| {
+        stable
+            .iter()
+            .any(|address| address.is_ipv4() == range.addr().is_ipv4())
+    };
     let (service_ranges, unrouted) = or(&args.service_range, service_ranges)
         .into_iter()
         .map(|range| range.trunc())
@@ -396,7 +411,9 @@ fn rules(
         exempt: Exempt {
             uids: args.proxy_uid.iter().copied().collect(),
             gids: args.proxy_gid.iter().copied().collect(),
-            mark: args.proxy_mark.or_else(|| capture.and_then(|capture| capture.mark)),
+            mark: args
+                .proxy_mark
+                .or_else(|| capture.and_then(|capture| capture.mark)),
             ports: args.exclude_port.iter().copied().collect(),
             inbound_ports: args.exclude_inbound_port.iter().copied().collect(),
             ranges: args.exclude_range.clone(),
@@ -435,7 +452,10 @@ fn one_port(name: &str, given: Option<u16>, listeners: &[SocketAddr]) -> Result<
 fn stable(given: &[IpAddr], ipv6: bool) -> Result<Vec<IpAddr>, String> {
     let mut stable = Vec::new();
     for (family, default) in [(4, STABLE_V4), (6, STABLE_V6)] {
-        let of_family: Vec<_> = given.iter().filter(|address| address.is_ipv4() == (family == 4)).collect();
+        let of_family: Vec<_> = given
+            .iter()
+            .filter(|address| address.is_ipv4() == (family == 4))
+            .collect();
         match of_family.as_slice() {
             [] if family == 6 && !ipv6 => {}
             [] => stable.push(default),

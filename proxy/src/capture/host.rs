@@ -122,7 +122,9 @@ fn rules_problem(live: &Live) -> Option<String> {
         None => Some("the install did not come to its end".to_owned()),
         // Two versions of nft may write the same rules differently: there is nothing to compare with.
         Some(seal) if seal.version != live.version => None,
-        Some(seal) if seal.digest != live.digest => Some("the rules are not those that were installed".to_owned()),
+        Some(seal) if seal.digest != live.digest => {
+            Some("the rules are not those that were installed".to_owned())
+        }
         Some(_) => None,
     }
 }
@@ -141,7 +143,10 @@ async fn recorded_by_others(table: &Table) -> Result<OnLoopback, HostError> {
 
 /// Removes what of ours nobody needs.
 async fn remove_stale(loopback: &Loopback, table: &Table, needed: &OnLoopback) -> Result<(), HostError> {
-    let recorded = nft::read(table).await?.map(|live| live.record).unwrap_or_default();
+    let recorded = nft::read(table)
+        .await?
+        .map(|live| live.record)
+        .unwrap_or_default();
     let ours = loopback.ours(&recorded).await?;
     loopback.remove(&ours.without(needed)).await?;
     Ok(())

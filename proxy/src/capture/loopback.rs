@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use rtnetlink::{
     AddressMessageBuilder, Handle, RouteMessageBuilder,
     packet_route::{
+        AddressFamily,
         address::{
             AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
         },
@@ -38,7 +39,7 @@ pub(crate) enum LoopbackError {
     Request { action: String, source: io::Error },
 }
 
-/// Addresses on `lo`, and routes to it with the sources that they give.
+/// Addresses on `lo`, and routes to it with the sources that they give; the unspecified address is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OnLoopback {
     pub(crate) addresses: BTreeSet<IpAddr>,
@@ -131,7 +132,12 @@ impl Loopback {
     /// # Errors
     /// It can't be read.
     pub(crate) async fn addresses(&self) -> Result<BTreeSet<IpAddr>, LoopbackError> {
-        Ok(self.address_messages().await?.iter().filter_map(address).collect())
+        Ok(self
+            .address_messages()
+            .await?
+            .iter()
+            .filter_map(address)
+            .collect())
     }
 
     /// Adds what is missing of `wanted`.
@@ -146,12 +152,17 @@ impl Loopback {
         let missing = wanted.without(&there);
         for address in &missing.addresses {
             let action = || format!("add address {address}");
-            self.add_address(*address).await.map_err(|error| failed(action(), &error))?;
+            self.add_address(*address)
+                .await
+                .map_err(|error| failed(action(), &error))?;
         }
         for (range, source) in &missing.routes {
             let action = || format!("add route to {range} from {source}");
             let request = self.handle.route().add(route(*range, *source));
-            request.execute().await.map_err(|error| failed(action(), &error))?;
+            request
+                .execute()
+                .await
+                .map_err(|error| failed(action(), &error))?;
         }
         Ok(())
     }
@@ -164,7 +175,10 @@ impl Loopback {
         for (range, source) in &stale.routes {
             let action = || format!("remove route to {range}");
             let request = self.handle.route().del(route(*range, *source));
-            request.execute().await.map_err(|error| failed(action(), &error))?;
+            request
+                .execute()
+                .await
+                .map_err(|error| failed(action(), &error))?;
         }
         for message in self.address_messages().await? {
             let Some(address) = address(&message).filter(|address| stale.addresses.contains(address)) else {
@@ -172,7 +186,10 @@ impl Loopback {
             };
             let action = || format!("remove address {address}");
             let request = self.handle.address().del(message);
-            request.execute().await.map_err(|error| failed(action(), &error))?;
+            request
+                .execute()
+                .await
+                .map_err(|error| failed(action(), &error))?;
         }
         Ok(())
     }
@@ -236,12 +253,13 @@ fn route(range: IpNet, source: IpAddr) -> RouteMessage {
             .scope(RouteScope::Link)
             .build(),
         (range, source) => {
-            let (destination, source) = (ipv6(range.addr()), ipv6(source));
-            RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(destination, range.prefix_len())
-                .pref_source(source)
-                .output_interface(LOOPBACK)
-                .build()
+            let builder = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(ipv6(range.addr()), range.prefix_len())
+                .output_interface(LOOPBACK);
+            match source.is_unspecified() {
+                true => builder.build(),
+                false => builder.pref_source(ipv6(source)).build(),
+            }
         }
     };
     message.header.protocol = RouteProtocol::Other(PROTOCOL);
@@ -265,16 +283,21 @@ fn our_route(message: &RouteMessage) -> Option<(IpNet, IpAddr)> {
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
         _ => None,
     };
-    let (mut destination, mut source) = (None, None);
+    let mut destination = None;
+    // The kernel takes the source out of an IPv6 route whose source address is removed, and leaves the route.
+    let mut source = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address),
-            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::PrefSource(address) => source = ip(address)?,
             _ => {}
         }
     }
     let range = IpNet::new(destination?, message.header.destination_prefix_length).ok()?;
-    Some((range, source?))
+    Some((range, source))
 }
 
 fn address(message: &AddressMessage) -> Option<IpAddr> {
@@ -334,12 +357,19 @@ mod tests {
         let mine = on_loopback(&["169.254.255.15"], &["10.96.0.0/16", "10.97.0.0/16"]);
         let theirs = on_loopback(&["169.254.255.15"], &["10.96.0.0/16"]);
         let stale = mine.without(&theirs);
-        assert_eq!(stale.lines().collect::<Vec<_>>(), ["route to 10.97.0.0/16 from 169.254.255.15"]);
+        assert_eq!(
+            stale.lines().collect::<Vec<_>>(),
+            ["route to 10.97.0.0/16 from 169.254.255.15"]
+        );
     }
 
     #[test]
     fn a_route_is_read_back_as_it_was_made() {
-        for (range, source) in [("10.96.0.0/16", "169.254.255.15"), ("fd96::/112", "fd5e::1")] {
+        for (range, source) in [
+            ("10.96.0.0/16", "169.254.255.15"),
+            ("fd96::/112", "fd5e::1"),
+            ("fd96::/112", "::"),
+        ] {
             let wanted = (range.parse().unwrap(), source.parse().unwrap());
             assert_eq!(our_route(&route(wanted.0, wanted.1)), Some(wanted));
         }

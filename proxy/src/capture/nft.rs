@@ -211,7 +211,10 @@ fn canonical(value: &Value) -> Value {
             let fields = fields.iter().filter(|(name, _)| *name != "handle");
             let fields = fields.map(|(name, value)| {
                 let is_counter = name == "counter" && value.is_object();
-                (name.clone(), if is_counter { Value::Null } else { canonical(value) })
+                (
+                    name.clone(),
+                    if is_counter { Value::Null } else { canonical(value) },
+                )
             });
             Value::Object(fields.collect())
         }

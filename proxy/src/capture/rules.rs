@@ -31,8 +31,7 @@ use super::loopback::OnLoopback;
 pub(crate) const STABLE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 255, 15));
 
 /// The same for IPv6, with a random global ID as RFC 4193 section 3.2 asks for.
-pub(crate) const STABLE_V6: IpAddr =
-    IpAddr::V6(Ipv6Addr::new(0xfd5e, 0x9a3c, 0x71d4, 0, 0, 0, 0, 1));
+pub(crate) const STABLE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd5e, 0x9a3c, 0x71d4, 0, 0, 0, 0, 1));
 
 /// The port of peers, on which QUIC carries everything between sidecars.
 const MESH_PORT: u16 = 15_008;
@@ -182,11 +181,16 @@ impl Rules {
             // Overlapping elements are an error to nft.
             let ranges = IpNet::aggregate(ranges);
             for (family, kind) in [(4, "ipv4_addr"), (6, "ipv6_addr")] {
-                let of_family = ranges.iter().filter(|range| range.addr().is_ipv4() == (family == 4));
-                let elements = list(of_family.map(|range| match range.prefix_len() == range.max_prefix_len() {
-                    true => range.addr().to_string(),
-                    false => range.to_string(),
-                }));
+                let of_family = ranges
+                    .iter()
+                    .filter(|range| range.addr().is_ipv4() == (family == 4));
+                let elements =
+                    list(
+                        of_family.map(|range| match range.prefix_len() == range.max_prefix_len() {
+                            true => range.addr().to_string(),
+                            false => range.to_string(),
+                        }),
+                    );
                 script.block(1, format_args!("set {name}{family}"), |script| {
                     script.line(2, format_args!("type {kind}; flags interval;"));
                     if !elements.is_empty() {
@@ -209,10 +213,16 @@ impl Rules {
             script.line(2, "ip6 daddr @passed6 return");
             script.line(
                 2,
-                format_args!("fib daddr type local tcp dport {{ {} }} return", list(&self.own_ports)),
+                format_args!(
+                    "fib daddr type local tcp dport {{ {} }} return",
+                    list(&self.own_ports)
+                ),
             );
             if !self.exempt.ports.is_empty() {
-                script.line(2, format_args!("tcp dport {{ {} }} return", list(&self.exempt.ports)));
+                script.line(
+                    2,
+                    format_args!("tcp dport {{ {} }} return", list(&self.exempt.ports)),
+                );
             }
             script.line(2, format_args!("meta l4proto tcp counter redirect to :{port}"));
         });
@@ -227,7 +237,10 @@ impl Rules {
             return;
         }
         script.chain("neighbours", "nat hook output priority -90", |script| {
-            script.line(2, format_args!("{first} fib daddr type local jump redirect_neighbours"));
+            script.line(
+                2,
+                format_args!("{first} fib daddr type local jump redirect_neighbours"),
+            );
         });
         let inbound = self.inbound_port;
         script.block(1, "chain redirect_neighbours", |script| {
@@ -236,11 +249,12 @@ impl Rules {
             script.line(2, "ip6 daddr ::1 return");
             script.line(
                 2,
-                format_args!("tcp dport {{ {} }} counter redirect to :{inbound}", list(&ports)),
+                format_args!("tcp dport {{ {} }} counter dnat to :{inbound}", list(&ports)),
             );
         });
     }
 
+    /// The address stays, and the port alone changes: the sidecar may listen on the workload's address or on any.
     fn inbound(&self, script: &mut Script) {
         let ports = match &self.inbound {
             InboundPorts::All => None,
@@ -263,7 +277,7 @@ impl Rules {
         script.block(1, "chain redirect_inbound", |script| {
             script.line(2, format_args!("tcp dport {{ {} }} return", list(&never)));
             let ports = ports.map_or(String::new(), |ports| format!("tcp dport {{ {ports} }} "));
-            script.line(2, format_args!("{ports}meta l4proto tcp counter redirect to :{port}"));
+            script.line(2, format_args!("{ports}meta l4proto tcp counter dnat to :{port}"));
         });
     }
 
@@ -308,7 +322,7 @@ impl Rules {
     }
 }
 
-/// The first packet of a TCP connection. Without it, a packet of a connection that is older than the table would look
+/// The first packet of a TCP connection. Otherwise, a packet of a connection that is older than the table would look
 /// like one to connection tracking, and the connection would end.
 const FIRST_PACKET: &str = "tcp flags & (fin | syn | rst | ack) == syn";
 
@@ -434,18 +448,25 @@ pub(super) mod tests {
             chain(&rules.script(), "redirect_inbound"),
             [
                 "tcp dport { 22, 15000, 15001, 15006, 15008, 15020 } return",
-                "meta l4proto tcp counter redirect to :15006",
+                "meta l4proto tcp counter dnat to :15006",
             ]
         );
         rules.inbound = InboundPorts::Listed(BTreeSet::new());
-        assert!(chain(&rules.script(), "inbound").is_empty(), "an application that only calls others");
+        assert!(
+            chain(&rules.script(), "inbound").is_empty(),
+            "an application that only calls others"
+        );
     }
 
     #[test]
     fn the_sidecar_is_let_pass_before_anything_is_captured_or_rejected() {
         let script = rules(Whom::Uids([1001].into())).script();
         for chain_name in ["redirect_outbound", "redirect_neighbours", "reject_datagrams"] {
-            assert_eq!(chain(&script, chain_name)[0], "meta skuid { 1337 } return", "{chain_name}");
+            assert_eq!(
+                chain(&script, chain_name)[0],
+                "meta skuid { 1337 } return",
+                "{chain_name}"
+            );
         }
     }
 
@@ -453,7 +474,12 @@ pub(super) mod tests {
     fn names_of_tables() {
         let web = DnsLabel::parse("web").unwrap();
         assert_eq!(Table::of(Some(&web)).as_str(), "weft_web");
-        for (name, is_ours) in [("weft", true), ("weft_web", true), ("weftx", false), ("lab_weft", false)] {
+        for (name, is_ours) in [
+            ("weft", true),
+            ("weft_web", true),
+            ("weftx", false),
+            ("lab_weft", false),
+        ] {
             assert_eq!(Table::named(name).is_some(), is_ours, "{name}");
         }
     }

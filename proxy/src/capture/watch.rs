@@ -76,9 +76,11 @@ async fn keep_looking(table: &Table, sender: &watch::Sender<Health>) {
         }
         let before = sender.borrow().clone();
         let health = look(table, &before).await;
-        sender.send_if_modified(|known| *known != health && {
-            *known = health;
-            true
+        sender.send_if_modified(|known| {
+            *known != health && {
+                *known = health;
+                true
+            }
         });
         tokio::time::sleep(PAUSE).await;
     }

@@ -97,7 +97,10 @@ fn what_is_absent_has_its_default() {
     assert_eq!((config.binds.len(), config.workers), (0, 1));
     assert_eq!(config.access_log, Sink::Stdout);
     assert_eq!(config.drain_timeout, Duration::from_secs(30));
-    assert_eq!((&config.plaintext, &config.capture), (&Plaintext::default(), &None));
+    assert_eq!(
+        (&config.plaintext, &config.capture),
+        (&Plaintext::default(), &None)
+    );
     // Null is absent.
     let nulls = "state:\napplication:\nlisten:\nbinds:\nworkers:\naccessLog:\ndrainTimeout:\n";
     assert_eq!(valid(nulls), config);

@@ -1,11 +1,15 @@
 //! What comes for an application and not through the mesh.
 
-use std::net::SocketAddr;
+use std::{
+    io::Read,
+    net::{SocketAddr, TcpStream},
+};
 
-use weft_lab::netns::privileged;
+use serde_json::Value;
+use weft_lab::{netns::privileged, services::tcp::banner};
 
 use crate::{
-    common::port,
+    common::{SOON, port},
     setup::{Lab, MARK, access, capture, get, is_refused},
 };
 
@@ -14,10 +18,17 @@ fn metric(lab: &Lab, text: &str) -> bool {
     metrics.contains(text)
 }
 
-/// The answers to requests for `/` of the service and for the greeting of another of its ports, from a host without a
-/// sidecar.
+/// What the service answers on its port for HTTP, and says first on another, to a host without a sidecar.
 fn from_outside(lab: &Lab) -> [std::io::Result<String>; 2] {
-    [port::HTTP, port::TCP].map(|port| get(&lab.left, lab.web(port), "/"))
+    let http = get(&lab.left, lab.web(port::HTTP), "/");
+    let greeting = lab.left.run(|| {
+        let mut stream = TcpStream::connect(lab.web(port::TCP))?;
+        stream.set_read_timeout(Some(SOON))?;
+        let mut greeting = vec![0; banner("web-0").len()];
+        stream.read_exact(&mut greeting)?;
+        Ok(String::from_utf8(greeting).expect("text"))
+    });
+    [http, greeting.expect("a thread in the host")]
 }
 
 fn start(family: usize, inbound: &str) -> Lab {
@@ -34,14 +45,23 @@ fn strict_with_a_port_for_probes(family: usize) {
     assert!(is_refused(&http), "{http:?}");
     assert!(tcp.unwrap().starts_with("220 web-0"));
     let line = access(lab.mesh.sidecar("web-0"), &[("reason", "plaintext_refused")]);
-    assert_eq!((&line["direction"], &line["transport"]), (&"inbound".into(), &"".into()));
+    assert_eq!(
+        (&line["direction"], &line["transport"]),
+        (&"inbound".into(), &Value::Null)
+    );
     let line = access(lab.mesh.sidecar("web-0"), &[("transport", "plaintext")]);
-    assert_eq!((&line["reason"], &line["caller"]), (&"".into(), &"".into()));
-    assert!(metric(&lab, "weft_connections_refused_total{reason=\"plaintext_refused\"} 1\n"));
+    assert_eq!((&line["reason"], &line["caller"]), (&Value::Null, &Value::Null));
+    assert!(metric(
+        &lab,
+        "weft_connections_refused_total{reason=\"plaintext_refused\"} 1\n"
+    ));
     // What the sidecar answers itself is never captured, and its inbound port is no way around.
     let direct = talk_to_the_inbound_port(&lab);
     assert!(is_refused(&direct), "{direct:?}");
-    assert!(metric(&lab, "weft_connections_refused_total{reason=\"not_redirected\"} 1\n"));
+    assert!(metric(
+        &lab,
+        "weft_connections_refused_total{reason=\"not_redirected\"} 1\n"
+    ));
 }
 
 fn talk_to_the_inbound_port(lab: &Lab) -> std::io::Result<String> {
@@ -66,7 +86,10 @@ fn permissive_passes_plaintext_to_declared_ports() {
         let [http, tcp] = from_outside(&lab).map(Result::unwrap);
         assert!(http.starts_with("HTTP/1.1 200 "), "{http}");
         assert!(tcp.starts_with("220 web-0"));
-        access(lab.mesh.sidecar("web-0"), &[("transport", "plaintext"), ("direction", "inbound")]);
+        access(
+            lab.mesh.sidecar("web-0"),
+            &[("transport", "plaintext"), ("direction", "inbound")],
+        );
         // A port that nobody declared is not the mesh's to open, once all are captured.
         let undeclared = SocketAddr::new(lab.web(0).ip(), 9_999);
         lab.capture("web-0", &["--all-ports", "--exclude-inbound-port", "9998"]);

@@ -46,7 +46,10 @@ fn two_applications(family: usize) {
         assert_eq!(curl(&lab, uid, lab.service(80), path), "x");
         let identity = lab.mesh.named(name).identity();
         access(lab.mesh.sidecar("web-0"), &[("caller", &identity)]);
-        access(lab.mesh.sidecar(name), &[("service", "default/web"), ("transport", "h3")]);
+        access(
+            lab.mesh.sidecar(name),
+            &[("service", "default/web"), ("transport", "h3")],
+        );
     }
     let callers: Vec<_> = lab.mesh.sidecar("web-0").access_log();
     assert_eq!(callers.len(), 2, "{callers:#?}");
@@ -54,7 +57,10 @@ fn two_applications(family: usize) {
     // One calls the other by the address that they share: through both sidecars all the same.
     assert_eq!(curl(&lab, FIRST, other, "/echo?3"), "x");
     let client = lab.mesh.named("client-0").identity();
-    access(lab.mesh.sidecar("other-0"), &[("direction", "inbound"), ("caller", &client)]);
+    access(
+        lab.mesh.sidecar("other-0"),
+        &[("direction", "inbound"), ("caller", &client)],
+    );
 
     // Whoever else is on the host has no identity, and is refused as if from outside.
     let refused = get(&lab.left, other, "/");

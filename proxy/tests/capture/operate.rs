@@ -67,7 +67,10 @@ fn an_install_is_shown_repeated_and_removed_without_a_trace() {
         assert_eq!((code, &json["state"]), (Some(0), &"intact".into()));
         assert_eq!(json["addresses"], serde_json::json!(STABLE));
         let text = String::from_utf8(capture(&host, &["show"]).stdout).unwrap();
-        assert!(text.contains("redirect to :15001") && text.contains("weft: intact\n"), "{text}");
+        assert!(
+            text.contains("redirect to :15001") && text.contains("weft: intact\n"),
+            "{text}"
+        );
         let installed = all_of(&host);
         for address in STABLE {
             assert!(installed.contains(address));
@@ -76,7 +79,13 @@ fn an_install_is_shown_repeated_and_removed_without_a_trace() {
         ok(&host, &ALL);
         assert_eq!(all_of(&host), installed, "twice is once");
         // Another range in the place of one.
-        let other = ALL.map(|arg| if arg == "10.96.0.0/16" { "10.97.0.0/16" } else { arg });
+        let other = ALL.map(|arg| {
+            if arg == "10.96.0.0/16" {
+                "10.97.0.0/16"
+            } else {
+                arg
+            }
+        });
         ok(&host, &other);
         assert!(!root(&host, "ip route show").contains("10.96.0.0/16"));
         assert_eq!(state(&host, &[]).0, Some(0));
@@ -128,13 +137,21 @@ fn what_was_altered_is_shown() {
         ok(&host, &ALL);
         get(&host, "127.0.0.1:9".parse().unwrap(), "/").unwrap_err();
         get(&host, "10.96.0.1:80".parse().unwrap(), "/").unwrap_err();
-        assert!(!String::from_utf8(capture(&host, &["show"]).stdout).unwrap().contains("packets 0 bytes 0 redirect to :15001"));
+        assert!(
+            !String::from_utf8(capture(&host, &["show"]).stdout)
+                .unwrap()
+                .contains("packets 0 bytes 0 redirect to :15001")
+        );
         assert_eq!(state(&host, &[]).0, Some(0));
         root(&host, "nft delete table inet weft");
         let (code, json) = state(&host, &[]);
         assert_eq!((code, &json["state"]), (Some(1), &"missing".into()));
         // 2 is for what can't be told.
-        let output = host.command("setpriv").args(["--bounding-set", "-net_admin", "--", PROXY]).args(["capture", "show"]).output();
+        let output = host
+            .command("setpriv")
+            .args(["--bounding-set", "-net_admin", "--", PROXY])
+            .args(["capture", "show"])
+            .output();
         assert_eq!(output.unwrap().status.code(), Some(2));
     })
     .unwrap();
@@ -233,7 +250,10 @@ fn a_proxy_whose_capture_is_gone_is_not_ready() {
         mesh.start();
         let intact = |wanted: &str| {
             let metrics = get(&host, "10.77.9.1:15020".parse().unwrap(), "/metrics").unwrap();
-            assert!(metrics.contains(&format!("\nweft_capture_intact {wanted}\n")), "{metrics}");
+            assert!(
+                metrics.contains(&format!("\nweft_capture_intact {wanted}\n")),
+                "{metrics}"
+            );
         };
         assert!(ready(&host).contains("503") && ready(&host).contains("the capture is missing"));
         intact("0");
@@ -241,15 +261,21 @@ fn a_proxy_whose_capture_is_gone_is_not_ready() {
         eventually("readiness", || ready(&host).contains("200 OK"));
         intact("1");
         root(&host, "nft flush chain inet weft outbound");
-        eventually("an alteration", || ready(&host).contains("the capture was altered"));
+        eventually("an alteration", || {
+            ready(&host).contains("the capture was altered")
+        });
         ok(&host, &ALL);
         eventually("readiness", || ready(&host).contains("200 OK"));
         root(&host, "ip route del 10.96.0.0/16 dev lo");
-        eventually("a missing route", || ready(&host).contains("the capture was altered"));
+        eventually("a missing route", || {
+            ready(&host).contains("the capture was altered")
+        });
         ok(&host, &ALL);
         eventually("readiness", || ready(&host).contains("200 OK"));
         root(&host, "nft delete table inet weft");
-        eventually("a missing table", || ready(&host).contains("the capture is missing"));
+        eventually("a missing table", || {
+            ready(&host).contains("the capture is missing")
+        });
         intact("0");
     })
     .unwrap();
@@ -273,11 +299,25 @@ fn a_proxy_without_the_right_to_look_says_so() {
         ok(&host, &ALL);
         let mut command = host.command("setpriv");
         let file = mesh.directory().join("web-0.yaml");
-        command.args(["--bounding-set", "-net_admin", "--", PROXY, "run", "--config", file.to_str().unwrap()]);
+        command.args([
+            "--bounding-set",
+            "-net_admin",
+            "--",
+            PROXY,
+            "run",
+            "--config",
+            file.to_str().unwrap(),
+        ]);
         command.env("NO_COLOR", "1");
-        let sidecar = Process::spawn_ready("web-0", command, &Ready::Line(" ready ".to_owned()), SOON).unwrap();
+        let sidecar =
+            Process::spawn_ready("web-0", command, &Ready::Line(" ready ".to_owned()), SOON).unwrap();
         assert!(ready(&host).contains("CAP_NET_ADMIN"), "{}", ready(&host));
-        assert!(sidecar.log().iter().any(|line| line.contains("WARN") && line.contains("CAP_NET_ADMIN")));
+        assert!(
+            sidecar
+                .log()
+                .iter()
+                .any(|line| line.contains("WARN") && line.contains("CAP_NET_ADMIN"))
+        );
     })
     .unwrap();
 }

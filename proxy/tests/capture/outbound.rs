@@ -34,7 +34,11 @@ fn an_application_that_knows_nothing_of_the_mesh(family: usize) {
     for address in [lab.service(81), lab.web(port::ANY)] {
         let source = curl(&lab.left, &format!("http://{address}/{NEEDLE}"));
         let source: IpAddr = source.parse().unwrap();
-        assert_ne!(source, lab.link.left()[family], "the far application sees its own sidecar");
+        assert_ne!(
+            source,
+            lab.link.left()[family],
+            "the far application sees its own sidecar"
+        );
     }
     // A server that speaks first, and then hears the needle.
     let greeted = lab.left.run(|| {
@@ -49,10 +53,16 @@ fn an_application_that_knows_nothing_of_the_mesh(family: usize) {
     let seen = sniffer.finish().unwrap();
     assert!(seen.packets > 20, "nothing crossed the link: {seen:?}");
     assert_eq!((seen.matches, seen.missed), (0, 0), "{:?}", seen.first_match);
-    let (client, web) = (lab.mesh.named("client-0").identity(), lab.mesh.named("web-0").identity());
+    let (client, web) = (
+        lab.mesh.named("client-0").identity(),
+        lab.mesh.named("web-0").identity(),
+    );
     for path in ["/echo", &format!("/{NEEDLE}")] {
         let line = access(lab.mesh.sidecar("client-0"), &[("path", path)]);
-        assert_eq!((&line["peer"], &line["transport"]), (&web.clone().into(), &"h3".into()));
+        assert_eq!(
+            (&line["peer"], &line["transport"]),
+            (&web.clone().into(), &"h3".into())
+        );
         let line = access(lab.mesh.sidecar("web-0"), &[("path", path)]);
         assert_eq!(line["caller"], client.clone());
     }
@@ -80,7 +90,11 @@ fn nothing_unknown_leaves(family: usize) {
     access(lab.mesh.sidecar("client-0"), &[("reason", "unknown_in_mesh")]);
     // The sidecar itself is not to be reached through itself.
     let own = lab.mesh.named("client-0").at(15_020);
-    assert!(talk(&lab.left, own, "GET /ready HTTP/1.0\r\n\r\n").unwrap().contains("200 OK"));
+    assert!(
+        talk(&lab.left, own, "GET /ready HTTP/1.0\r\n\r\n")
+            .unwrap()
+            .contains("200 OK")
+    );
     // Datagrams into the mesh are rejected, and the sender hears of it.
     let send = |port: u16| {
         lab.left.run(|| {
@@ -98,7 +112,7 @@ fn nothing_unknown_leaves(family: usize) {
     for port in [53, 15_008, 7070] {
         assert!(send(port).unwrap(), "{port}");
     }
-    assert_eq!(sniffer.finish().unwrap().matches, 3);
+    assert!(sniffer.finish().unwrap().matches >= 3, "errors quote them, too");
 }
 
 #[test]
@@ -118,10 +132,22 @@ fn a_destination_outside_of_the_mesh_is_passed_through() {
             mesh.config = "meshRanges: [\"fd77::/32\", 10.77.9.1/32, 10.77.9.2/32]\negress: allow".to_owned();
         });
         lab.capture("client-0", &[]);
-        let output = lab.right.command("ip").args(["address", "add", "192.0.2.9/32", "dev", "lo"]).output();
+        let output = lab
+            .right
+            .command("ip")
+            .args(["address", "add", "192.0.2.9/32", "dev", "lo"])
+            .output();
         assert!(output.unwrap().status.success());
         let route = ["route", "add", "192.0.2.9", "via", "10.77.9.2"];
-        assert!(lab.left.command("ip").args(route).output().unwrap().status.success());
+        assert!(
+            lab.left
+                .command("ip")
+                .args(route)
+                .output()
+                .unwrap()
+                .status
+                .success()
+        );
         serve_sources(&lab.right, "192.0.2.9:8080".parse().unwrap());
         let source = curl(&lab.left, "http://192.0.2.9:8080/");
         assert_eq!(source, lab.link.left()[0].to_string());
@@ -148,7 +174,10 @@ fn the_sidecar_is_let_pass_by_its_user_without_a_mark() {
         }
         let answer = curl(&lab.left, &format!("http://{}/echo", lab.service(80)));
         assert_eq!(answer, NEEDLE.repeat(100));
-        access(lab.mesh.sidecar("client-0"), &[("path", "/echo"), ("transport", "h3")]);
+        access(
+            lab.mesh.sidecar("client-0"),
+            &[("path", "/echo"), ("transport", "h3")],
+        );
     })
     .unwrap();
 }
@@ -161,7 +190,7 @@ fn a_sidecar_that_is_not_let_pass_is_refused_and_not_a_loop() {
             mesh.config = "meshRanges: [\"fd77::/32\", 10.77.9.1/32, 10.77.9.2/32]\negress: allow".to_owned();
         });
         lab.capture("client-0", &["--proxy-mark", "1"]);
-        let url = "http://192.0.2.9:8080/";
+        let url = "http://10.77.9.7:8080/";
         let output = as_application(&lab.left, "curl", &curl_args(url, "x"));
         assert!(!output.status.success(), "{}", body(output));
         let sidecar = lab.mesh.sidecar("client-0");

@@ -38,9 +38,10 @@ impl Lab {
         let (left, right) = (Host::new("left").unwrap(), Host::new("right").unwrap());
         let link = Link::join(&left, &right, 9, LinkOptions::default()).unwrap();
         let mut mesh = Mesh::new();
-        mesh.config = "meshRanges: [10.77.0.0/16, \"fd77::/32\"]\nserviceRanges: [10.96.0.0/16, \"fd96::/112\"]\n\
+        mesh.config =
+            "meshRanges: [10.77.0.0/16, \"fd77::/32\"]\nserviceRanges: [10.96.0.0/16, \"fd96::/112\"]\n\
                        egress: allow"
-            .to_owned();
+                .to_owned();
         mesh.service(
             "web",
             &[
@@ -106,7 +107,15 @@ impl Lab {
 /// Starts a service of the laboratory in a host.
 pub fn service(host: &Host, kind: &str, listen: SocketAddr) -> Process {
     let mut command: Command = host.command(PROXY);
-    command.args(["lab", "services", kind, "--name", "web-0", "--listen", &listen.to_string()]);
+    command.args([
+        "lab",
+        "services",
+        kind,
+        "--name",
+        "web-0",
+        "--listen",
+        &listen.to_string(),
+    ]);
     Process::spawn_ready(kind, command, &Ready::Port(listen.port()), SOON).expect("a service")
 }
 
@@ -151,7 +160,10 @@ fn program_package(program: &str) -> &'static str {
 pub fn has_users() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
     map.lines().any(|line| {
-        let fields: Vec<u32> = line.split_whitespace().map(|field| field.parse().unwrap()).collect();
+        let fields: Vec<u32> = line
+            .split_whitespace()
+            .map(|field| field.parse().unwrap())
+            .collect();
         (fields[0]..fields[0].saturating_add(fields[2])).contains(&NOBODY)
     })
 }
@@ -163,13 +175,27 @@ pub fn curl(host: &Host, url: &str) -> String {
 }
 
 pub fn curl_args<'a>(url: &'a str, data: &'a str) -> [&'a str; 12] {
-    let common = ["-sS", "-g", "--fail", "--noproxy", "*", "--max-time", "20", "-H", "X-Needle: needle-5b1e"];
+    let common = [
+        "-sS",
+        "-g",
+        "--fail",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "20",
+        "-H",
+        "X-Needle: needle-5b1e",
+    ];
     let [a, b, c, d, e, f, g, h, i] = common;
     [a, b, c, d, e, f, g, h, i, "--data", data, url]
 }
 
 pub fn body(output: Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("text")
 }
 

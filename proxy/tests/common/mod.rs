@@ -289,7 +289,9 @@ impl Mesh {
     /// Gives a service an address.
     pub fn cluster_ip(&mut self, name: &str, address: IpAddr) {
         let mut services = self.services.iter_mut();
-        let service = services.find(|service| service.name == name).expect("a service of the mesh");
+        let service = services
+            .find(|service| service.name == name)
+            .expect("a service of the mesh");
         service.cluster_ip = Some(address);
     }
 
