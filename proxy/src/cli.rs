@@ -46,6 +46,14 @@ Examples:
 
 Exit codes: 0 no errors, 1 errors, 2 wrong use.";
 
+const CAPTURE_HELP: &str = "\
+Takes root, or CAP_NET_ADMIN, and nft, the program of nftables.
+
+Examples:
+  weft-proxy capture install --config web.yaml --proxy-uid 1337
+  weft-proxy capture show
+  weft-proxy capture remove";
+
 const DEV_CERTS_HELP: &str = "\
 Examples:
   weft-proxy dev-certs certs web db        for web and db of the namespace default
@@ -91,7 +99,7 @@ pub(crate) enum Command {
         output: Output,
     },
     /// Bring an application's connections to its sidecar without its knowledge
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CAPTURE_HELP)]
     Capture(CaptureCommand),
     /// Make a development CA and certificates for workloads
     #[command(after_help = DEV_CERTS_HELP)]
@@ -229,7 +237,12 @@ mod tests {
 
     #[test]
     fn every_command_has_examples_that_are_right() {
-        for mut command in Cli::command().get_subcommands().cloned() {
+        let commands: Vec<_> = Cli::command().get_subcommands().cloned().collect();
+        let nested = commands.iter().filter(|command| !command.is_hide_set());
+        let nested: Vec<_> = nested
+            .flat_map(|command| command.get_subcommands().cloned())
+            .collect();
+        for mut command in commands.into_iter().chain(nested) {
             let help = command.render_long_help().to_string();
             let examples: Vec<&str> = help
                 .lines()

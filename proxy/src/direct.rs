@@ -1,17 +1,36 @@
 //! Connections for the application that did not come through the mesh: the kernel redirected them to the inbound
 //! port. They are in the clear and nobody knows who calls, so the mesh's mode decides, and a list of ports for probes.
+//!
+//! HTTP is read all the same: its `weft-*` fields are removed, so that nobody outside the mesh can claim to be a
+//! caller of it (`weft-caller`).
 
 use std::{net::SocketAddr, rc::Rc};
 
 use bytes::Bytes;
-use tokio::{io::copy_bidirectional, net::TcpStream};
+use http::{
+    Method, Request, Response,
+    request::Parts,
+    uri::{Authority, Scheme},
+};
+use tokio::net::TcpStream;
 use weft_proto::model::InboundMode;
+use weft_transport::h3::RequestHead;
 
 use crate::{
+    body::ResponseBody,
     capture::{self, Accepted, Destination},
-    local::io::LocalStream,
-    respond::Failure,
+    forward::Refused,
+    local::{
+        HttpVersion, body::RequestBody, error::Reset, headers::clean_request, io::LocalStream, server,
+        target::Target, websocket,
+    },
+    outbound::{self, Opening, Outcome},
+    plain,
+    respond::{self, Failure, is_grpc},
     snapshot::{Inbound, InboundPort},
+    telemetry::{Protocol, Record},
+    tunnel::{self, Tunnel},
+    upload::Upload,
     worker::Worker,
 };
 
@@ -44,19 +63,18 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Socke
         Err(_) => return,
     };
     let snapshot = worker.snapshot();
-    let stream = LocalStream::new(stream, Bytes::new());
     let admitted = match capture::destination(&accepted, &worker.listeners, &worker.outgoing) {
         Ok(destination) => admit(&snapshot.inbound, destination).map_err(Denied::reason),
         Err(refusal) => Err(refusal.reason()),
     };
     match admitted {
-        Ok(port) => pass(&worker, stream, port).await,
+        Ok(port) => pass(worker, stream, port).await,
         Err(reason) => {
             // Anyone who reaches this host can cause these: the counter is what to watch.
-            tracing::info!(peer = %accepted.peer, original = ?accepted.original, reason, "refused a connection for the application");
+            tracing::debug!(peer = %accepted.peer, original = ?accepted.original, reason, "refused a connection for the application");
             worker.sink.refused(reason);
-            worker.begin_direct().fail(reason);
-            stream.reset();
+            worker.begin_direct(Protocol::Tcp).fail(reason);
+            LocalStream::new(stream, Bytes::new()).reset();
         }
     }
 }
@@ -75,29 +93,98 @@ fn admit(inbound: &Inbound, destination: Destination) -> Result<&InboundPort, De
     }
 }
 
-async fn pass(worker: &Worker, mut caller: LocalStream, port: &InboundPort) {
+/// Passes a connection on, as HTTP where it is that.
+async fn pass(worker: Rc<Worker>, stream: TcpStream, port: &InboundPort) {
     let _under_way = worker.drain.enter();
-    let mut record = worker.begin_direct();
-    record.set_plaintext();
-    let mut application = match worker.app_connector.connect(port.address).await {
-        Ok(application) => application,
-        Err(error) => {
-            record.refuse(&Failure::Application(error));
-            return caller.reset();
-        }
+    let address = port.address;
+    let open = || -> Opening<'_> {
+        Box::pin(async {
+            let mut record = worker.begin_direct(Protocol::Tcp);
+            record.set_plaintext();
+            // It is not wanted if HTTP comes.
+            record.mute();
+            let connected = worker.app_connector.connect(address).await;
+            let application = connected.map_err(Failure::Application)?;
+            Ok((Tunnel::Plain(application), record))
+        })
     };
-    record.on_tunnel();
-    match copy_bidirectional(&mut caller, &mut application).await {
-        Ok((received, sent)) => {
-            record.add_received(received);
-            record.add_sent(sent);
-            record.complete();
+    let decision = outbound::detect(&stream, outbound::declared(port.protocol), None, open).await;
+    let stream = LocalStream::new(stream, decision.bytes);
+    let opened = match decision.outcome {
+        Outcome::Http(version) => return serve_http(worker.clone(), stream, address, version).await,
+        Outcome::Gone => return,
+        Outcome::Tunnel(Some(opened), _) => Ok(*opened),
+        Outcome::Tunnel(None, _) => open().await,
+    };
+    match opened {
+        Ok((tunnel, mut record)) => {
+            record.unmute();
+            tunnel::carry(stream, tunnel, record).await;
         }
-        Err(_) => {
-            record.fail("connection_closed");
-            caller.reset();
-            application.reset();
+        Err(failure) => {
+            worker.begin_direct(Protocol::Tcp).refuse(&failure);
+            stream.reset();
         }
+    }
+}
+
+async fn serve_http(worker: Rc<Worker>, stream: LocalStream, address: SocketAddr, version: HttpVersion) {
+    let draining = worker.draining.wait();
+    let server = worker.clone();
+    let handler = move |incoming| request(server.clone(), address, version, incoming);
+    if let Err(error) = server::serve(stream, version, handler, draining).await {
+        tracing::debug!(%error, "connection from outside the mesh ended");
+    }
+}
+
+/// Serves one request.
+async fn request(
+    worker: Rc<Worker>,
+    address: SocketAddr,
+    version: HttpVersion,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Reset> {
+    let (mut head, body) = request.into_parts();
+    let mut record = worker.begin_direct(version.into());
+    record.set_parts(&head);
+    record.set_plaintext();
+    let grpc = is_grpc(&head.headers);
+    let answered = match read_head(&mut head, &mut record) {
+        Ok(target) => {
+            let head = app_head(target, head, address);
+            plain::call(&worker.direct, address, version, head, Upload::new(body), record).await
+        }
+        Err(failure) => Err(Refused { failure, record }),
+    };
+    answered.or_else(|Refused { failure, mut record }| {
+        record.refuse(&failure);
+        Ok(respond::to_application(&failure, grpc))
+    })
+}
+
+/// Reads the head, and makes it fit for the application.
+fn read_head(head: &mut Parts, record: &mut Record) -> Result<Target, Failure> {
+    let target = Target::read(head)?;
+    record.set_target(&target);
+    if head.method == Method::CONNECT {
+        return Err(Failure::Unsupported("CONNECT from outside the mesh"));
+    }
+    if websocket::handshake(head)?.is_some() {
+        return Err(Failure::Unsupported("a WebSocket from outside the mesh"));
+    }
+    clean_request(&mut head.headers)?;
+    Ok(target)
+}
+
+fn app_head(target: Target, head: Parts, address: SocketAddr) -> RequestHead {
+    let own = || Authority::try_from(address.to_string()).ok();
+    RequestHead {
+        method: head.method,
+        scheme: Some(Scheme::HTTP),
+        authority: target.authority.or_else(own),
+        path: target.path,
+        protocol: None,
+        headers: head.headers,
     }
 }
 

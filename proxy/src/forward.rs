@@ -176,7 +176,15 @@ async fn exchange(
     let backend = match route {
         Route::Backend(backend) => backend,
         Route::External(address) => {
-            return Box::pin(plain::call(worker, address, version, head, upload, record)).await;
+            return Box::pin(plain::call(
+                &worker.outside,
+                address,
+                version,
+                head,
+                upload,
+                record,
+            ))
+            .await;
         }
     };
     let mut expects = upload.body_mut().take_continue();
@@ -196,7 +204,15 @@ async fn exchange(
         let peer = match &endpoint.reach {
             Reach::Mesh(peer) => peer,
             Reach::Plain(address) => {
-                return Box::pin(plain::call(worker, *address, version, head, upload, record)).await;
+                return Box::pin(plain::call(
+                    &worker.outside,
+                    *address,
+                    version,
+                    head,
+                    upload,
+                    record,
+                ))
+                .await;
             }
         };
         head.headers

@@ -60,7 +60,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Socke
         }
     };
     let plan = plan(&worker, destination, &door);
-    let decision = detect(&worker, &stream, &plan).await;
+    let open = || -> Opening<'_> { Box::pin(open_probe(&worker, &plan.route)) };
+    let decision = detect(&stream, plan.declared, plan.remembered, open).await;
     if let (Some(first), Ok(Route::Backend(backend))) = (decision.first, &plan.route)
         && backend.protocol == AppProtocol::Detect
     {
@@ -138,7 +139,8 @@ fn plan(worker: &Worker, destination: Destination, door: &Door) -> Plan {
     }
 }
 
-fn declared(protocol: AppProtocol) -> Declared {
+/// What is to be expected on a port of this protocol.
+pub(crate) fn declared(protocol: AppProtocol) -> Declared {
     match protocol {
         AppProtocol::Detect => Declared::Unknown,
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => Declared::Http,
@@ -148,13 +150,14 @@ fn declared(protocol: AppProtocol) -> Declared {
 }
 
 /// What a connection turned out to carry, and the bytes of it that were read to find out.
-struct Decision {
-    outcome: Outcome,
-    bytes: Bytes,
-    first: Option<First>,
+pub(crate) struct Decision {
+    pub(crate) outcome: Outcome,
+    pub(crate) bytes: Bytes,
+    pub(crate) first: Option<First>,
 }
 
-enum Outcome {
+/// What a connection turned out to carry.
+pub(crate) enum Outcome {
     Http(HttpVersion),
     /// Through this tunnel, if one was opened on the way; with the server name of a TLS hello.
     Tunnel(Option<Box<(Tunnel, Record)>>, Option<String>),
@@ -163,10 +166,16 @@ enum Outcome {
 }
 
 /// A tunnel that may turn out not to be wanted.
-type Opening<'a> = Pin<Box<dyn Future<Output = Result<(Tunnel, Record), Failure>> + 'a>>;
+pub(crate) type Opening<'a> = Pin<Box<dyn Future<Output = Result<(Tunnel, Record), Failure>> + 'a>>;
 
-async fn detect(worker: &Worker, stream: &TcpStream, plan: &Plan) -> Decision {
-    let (mut detection, mut step) = Detection::new(plan.declared, plan.remembered);
+/// Finds out what a connection carries, opening a tunnel by `open` where that is needed to know.
+pub(crate) async fn detect<'a>(
+    stream: &TcpStream,
+    declared: Declared,
+    remembered: Option<First>,
+    open: impl Fn() -> Opening<'a>,
+) -> Decision {
+    let (mut detection, mut step) = Detection::new(declared, remembered);
     let mut probe = Probe {
         opening: None,
         tunnel: None,
@@ -178,7 +187,7 @@ async fn detect(worker: &Worker, stream: &TcpStream, plan: &Plan) -> Decision {
             Step::Wait(within) => deadline = within.map(|within| Instant::now() + within),
             Step::Open => {
                 deadline = None;
-                probe.opening = Some(Box::pin(open_probe(worker, &plan.route)));
+                probe.opening = Some(open());
             }
             Step::Http(version) => break Outcome::Http(version),
             Step::Tunnel { sni } => break Outcome::Tunnel(probe.finish().await.map(Box::new), sni),

@@ -5,7 +5,6 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -17,16 +16,15 @@ use weft_transport::h3::{RequestHead, fields};
 use crate::{
     body::{PlainBody, ResponseBody},
     forward::Refused,
-    local::{HttpVersion, body::RequestBody, headers::clean_response},
+    local::{HttpVersion, body::RequestBody, headers::clean_response, pool::AppPool},
     respond::Failure,
     telemetry::Record,
     upload::Upload,
-    worker::Worker,
 };
 
-/// Sends the request to `address` as it would have gone without a mesh.
+/// Sends the request to `address` as it would have gone without a mesh, on a connection of `pool`.
 pub(crate) async fn call(
-    worker: &Rc<Worker>,
+    pool: &AppPool<OutsideBody>,
     address: SocketAddr,
     version: HttpVersion,
     head: RequestHead,
@@ -40,7 +38,7 @@ pub(crate) async fn call(
             record,
         });
     };
-    match worker.outside.send(address, version, request).await {
+    match pool.send(address, version, request).await {
         Ok(response) => {
             let (mut parts, incoming) = response.into_parts();
             if let Err(error) = clean_response(&mut parts.headers) {

@@ -433,6 +433,11 @@ fn transport(event: &Event) -> &'static str {
 
 fn entry<'e>(event: &'e Event, workload: &'e str, duration: std::time::Duration) -> Entry<'e> {
     let text = |value: Option<&'e str>| value.unwrap_or_default();
+    // A peer's figures are those of its stream; else sent and received are to and from the service.
+    let (received, sent) = match event.caller {
+        Some(_) => (event.received, event.sent),
+        None => (event.sent, event.received),
+    };
     Entry {
         time: SystemTime::now(),
         direction: event.direction,
@@ -458,14 +463,8 @@ fn entry<'e>(event: &'e Event, workload: &'e str, duration: std::time::Duration)
         grpc_status: event.grpc_status,
         reason: event.reason.unwrap_or_default(),
         tries: event.tries,
-        received: match event.direction {
-            Direction::Outbound => event.sent,
-            Direction::Inbound => event.received,
-        },
-        sent: match event.direction {
-            Direction::Outbound => event.received,
-            Direction::Inbound => event.sent,
-        },
+        received,
+        sent,
         duration,
     }
 }

@@ -309,6 +309,7 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
         snapshot: RefCell::new(start.snapshots.borrow().clone()),
         pool,
         apps: AppPool::new(app_connector.clone()),
+        direct: AppPool::new(app_connector.clone()),
         app_connector,
         outside: AppPool::new(outside_connector.clone()),
         outside_connector,

@@ -32,6 +32,8 @@ pub(crate) struct Worker {
     pub(crate) apps: AppPool<InboundBody>,
     /// To our application, for bytes.
     pub(crate) app_connector: Connector,
+    /// To our application, for HTTP that did not come through the mesh.
+    pub(crate) direct: AppPool<OutsideBody>,
     /// Out of the mesh, for HTTP.
     pub(crate) outside: AppPool<OutsideBody>,
     /// Out of the mesh, for bytes.
@@ -70,9 +72,9 @@ impl Worker {
         Record::begin(self.sink.clone(), Direction::Outbound, Protocol::Tcp)
     }
 
-    /// The record of a connection for the application that did not come through the mesh.
-    pub(crate) fn begin_direct(&self) -> Record {
-        Record::begin(self.sink.clone(), Direction::Inbound, Protocol::Tcp)
+    /// The record of a request or connection for the application that did not come through the mesh.
+    pub(crate) fn begin_direct(&self, protocol: Protocol) -> Record {
+        Record::begin(self.sink.clone(), Direction::Inbound, protocol)
     }
 
     /// The record of a request or tunnel of a peer.

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     io::{self, Write as _},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -41,7 +41,7 @@ Examples:
   weft-proxy capture install --config web.yaml --dry-run
   weft-proxy capture install --config web.yaml --instance web --uid 1001
   weft-proxy capture install --config web.yaml --instance web --cgroup /system.slice/web.service
-  weft-proxy capture install --proxy-uid 1337 --port 8080 --mesh-range 10.0.0.0/8 --service-range 10.96.0.0/16
+  weft-proxy capture install --proxy-uid 1337 --port 8080 --mesh-range 10.0.0.0/8
 
 Exit codes: 0 done, 1 the configuration is wrong or the kernel refused, 2 wrong use.";
 
@@ -105,8 +105,8 @@ pub(crate) struct InstallArgs {
     #[arg(long, value_name = "UID", conflicts_with = "cgroup")]
     uid: Vec<u32>,
     /// Capture the connections of this control group (cgroup v2) alone
-    #[arg(long, value_name = "PATH", value_parser = cgroup_path)]
-    cgroup: Option<super::rules::Cgroup>,
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<String>,
     /// Let this user's connections pass: the sidecar's; may be repeated
     #[arg(long, value_name = "UID")]
     proxy_uid: Vec<u32>,
@@ -153,10 +153,6 @@ pub(crate) struct InstallArgs {
 
 fn instance(text: &str) -> Result<DnsLabel, String> {
     DnsLabel::parse(text).map_err(|error| error.to_string())
-}
-
-fn cgroup_path(text: &str) -> Result<super::rules::Cgroup, String> {
-    cgroup::find(text)
 }
 
 fn port(text: &str) -> Result<u16, String> {
@@ -376,6 +372,16 @@ fn rules(
     );
     let listen = config.map_or(&default_listen, |config| &config.listen);
     let outbound_port = one_port("outbound", args.outbound_port, &listen.outbound)?;
+    // The kernel redirects what a host sends to a port of its loopback address.
+    let is_reached = |address: &SocketAddr| {
+        let ip = address.ip();
+        ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
+    };
+    if args.outbound_port.is_none() && !listen.outbound.iter().all(is_reached) {
+        return Err(
+            "listen.outbound of the proxy's file must be on 127.0.0.1 and ::1 to be redirected to".to_owned(),
+        );
+    }
     let inbound_port = one_port("inbound", args.inbound_port, &listen.inbound)?;
     let ports = listen.named().into_iter().flat_map(|(_, addresses)| addresses);
     let mut own_ports: BTreeSet<u16> = ports.map(SocketAddr::port).collect();
@@ -407,7 +413,7 @@ fn rules(
     let service_ranges = IpNet::aggregate(&service_ranges);
     let rules = Rules {
         table: args.which.table_with(config),
-        whom: whom(args),
+        whom: whom(args)?,
         exempt: Exempt {
             uids: args.proxy_uid.iter().copied().collect(),
             gids: args.proxy_gid.iter().copied().collect(),
@@ -429,11 +435,11 @@ fn rules(
     check(&rules).map(|()| rules)
 }
 
-fn whom(args: &InstallArgs) -> Whom {
+fn whom(args: &InstallArgs) -> Result<Whom, String> {
     match &args.cgroup {
-        Some(cgroup) => Whom::Cgroup(cgroup.clone()),
-        None if args.uid.is_empty() => Whom::All,
-        None => Whom::Uids(args.uid.iter().copied().collect()),
+        Some(path) => cgroup::find(path).map(Whom::Cgroup),
+        None if args.uid.is_empty() => Ok(Whom::All),
+        None => Ok(Whom::Uids(args.uid.iter().copied().collect())),
     }
 }
 
@@ -484,5 +490,98 @@ fn check(rules: &Rules) -> Result<(), String> {
             }
             InboundPorts::Listed(_) | InboundPorts::All => Ok(()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use weft_proto::Source;
+
+    use super::*;
+    use crate::cli::Command;
+
+    const CONFIG: &str = "workload: {name: web-0}\nidentity: {certificate: a, key: b, trustBundle: c}\n\
+        documents: [mesh.yaml]\napplication: {ports: [{port: 8080}, {port: 53, protocol: udp}]}\n\
+        capture: {instance: web, mark: 4711}\n";
+
+    fn made(line: &str, config: Option<&str>) -> Result<Rules, String> {
+        let line = format!("weft-proxy capture install {line}");
+        let cli = Cli::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())?;
+        let Command::Capture(CaptureCommand::Install(args)) = cli.command else {
+            panic!()
+        };
+        let config = config.map(|text| Config::parse(&Source::new("web.yaml", text), Path::new("")).unwrap());
+        let range = |text: &str| vec![text.parse::<IpNet>().unwrap()];
+        let ranges = config
+            .as_ref()
+            .map(|_| (range("10.0.0.0/8"), range("10.96.0.0/16")));
+        rules(&args, config.as_ref(), ranges.unwrap_or_default(), true)
+    }
+
+    #[test]
+    fn a_proxys_file_says_what_the_command_line_does_not() {
+        let rules = made("", Some(CONFIG)).unwrap();
+        assert_eq!(rules.table.as_str(), "weft_web");
+        assert_eq!((rules.outbound_port, rules.inbound_port), (15_001, 15_006));
+        assert_eq!(rules.exempt.mark, Some(4711));
+        assert_eq!(rules.inbound, InboundPorts::Listed([8080].into()));
+        assert_eq!(rules.own_ports, [15_000, 15_001, 15_006, 15_008, 15_020].into());
+        assert_eq!(rules.service_ranges, ["10.96.0.0/16".parse().unwrap()]);
+        let rules = made(
+            "--instance other --proxy-mark 7 --port 9000 --outbound-port 16001 --mesh-range 10.1.0.0/16",
+            Some(CONFIG),
+        )
+        .unwrap();
+        assert_eq!(rules.table.as_str(), "weft_other");
+        assert_eq!((rules.outbound_port, rules.exempt.mark), (16_001, Some(7)));
+        assert_eq!(rules.inbound, InboundPorts::Listed([9000].into()));
+        assert_eq!(rules.mesh_ranges, ["10.1.0.0/16".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        for (line, config, message) in [
+            ("", None, "captured too"),
+            ("--uid 7 --proxy-uid 7", None, "nothing would be captured"),
+            ("--proxy-uid 7 --port 15020", None, "a port of the sidecar"),
+            (
+                "--uid 7 --stable-address 10.0.0.1 --stable-address 10.0.0.2",
+                None,
+                "one address of IPv4",
+            ),
+            ("--uid 7 --all-ports", None, "cannot be used with"),
+            ("--uid 7 --port 0", None, "not a port"),
+            ("--uid 7 --mesh-range 10.0.0.0/99", None, "invalid value"),
+            (
+                "",
+                Some("listen: {outbound: '10.0.0.1:15001'}\n"),
+                "must be on 127.0.0.1",
+            ),
+            (
+                "",
+                Some("listen: {outbound: ['127.0.0.1:1', '[::1]:2']}\n"),
+                "--outbound-port",
+            ),
+        ] {
+            let config = config.map(|more| format!("{CONFIG}{more}"));
+            let error = made(line, config.as_deref()).unwrap_err();
+            assert!(error.contains(message), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn without_ipv6_services_are_not_routed_over_it_and_are_of_the_mesh_still() {
+        let line =
+            "weft-proxy capture install --uid 7 --service-range fd96::/112 --service-range 10.96.0.0/16";
+        let Command::Capture(CaptureCommand::Install(args)) =
+            Cli::parse_from(line.split_whitespace()).command
+        else {
+            panic!()
+        };
+        let rules = rules(&args, None, (Vec::new(), Vec::new()), false).unwrap();
+        assert_eq!(rules.stable, [STABLE_V4]);
+        assert_eq!(rules.service_ranges, ["10.96.0.0/16".parse().unwrap()]);
+        assert_eq!(rules.mesh_ranges, ["fd96::/112".parse().unwrap()]);
     }
 }

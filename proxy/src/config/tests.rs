@@ -140,7 +140,7 @@ fn what_does_not_come_through_the_mesh_and_the_capture_of_what_does() {
             "web.yaml:5: inbound.plaintext: off is a boolean to YAML: put it in quotes",
             "web.yaml:5: inbound.plaintextPorts[0]: 53 is not a TCP port of the application",
             "web.yaml:5: inbound.plaintextPorts[1]: 80 is not a TCP port of the application",
-            "web.yaml:6: capture.instance: Web is not lower-case letters, digits and '-'",
+            "web.yaml:6: capture.instance: Web is not a DNS label (1 to 63 of a-z, 0-9 and '-', a dash neither first nor last)",
             "web.yaml:6: capture.mark: 0 is not a mark (1 to 4294967295)",
         ]
     );
@@ -367,7 +367,7 @@ fn single_errors() {
         ),
         (
             "zone: a\n",
-            "4: zone: unknown field (known here: workload, state, identity, listen, binds, application, \
+            "4: zone: unknown field (known here: workload, state, identity, listen, binds, application, inbound, capture, \
                        workers, documents, accessLog, drainTimeout)",
         ),
         (

@@ -10,7 +10,7 @@ use weft_lab::{netns::privileged, services::tcp::banner};
 
 use crate::{
     common::{SOON, port},
-    setup::{Lab, MARK, access, capture, get, is_refused},
+    setup::{Lab, MARK, access, capture, get, is_refused, service, talk},
 };
 
 fn metric(lab: &Lab, text: &str) -> bool {
@@ -83,6 +83,7 @@ fn strict_refuses_plaintext_but_on_listed_ports_over_ipv6() {
 fn permissive_passes_plaintext_to_declared_ports() {
     privileged(|| {
         let mut lab = start(0, "{plaintext: permissive}");
+        let _any = service(&lab.right, "http", lab.web(port::ANY));
         let [http, tcp] = from_outside(&lab).map(Result::unwrap);
         assert!(http.starts_with("HTTP/1.1 200 "), "{http}");
         assert!(tcp.starts_with("220 web-0"));
@@ -90,6 +91,16 @@ fn permissive_passes_plaintext_to_declared_ports() {
             lab.mesh.sidecar("web-0"),
             &[("transport", "plaintext"), ("direction", "inbound")],
         );
+        // Nobody outside can claim to be a caller of the mesh.
+        for port in [port::HTTP, port::ANY] {
+            let request = format!(
+                "GET /headers HTTP/1.1\r\nHost: web\r\nWeft-Caller: spiffe://cluster.local/ns/default/sa/admin\r\n\
+                 X-Mine: kept-{port}\r\nConnection: close\r\n\r\n"
+            );
+            let answer = talk(&lab.left, lab.web(port), &request).unwrap().to_lowercase();
+            assert!(answer.contains(&format!("kept-{port}")), "{answer}");
+            assert!(!answer.contains("spiffe"), "{answer}");
+        }
         // A port that nobody declared is not the mesh's to open, once all are captured.
         let undeclared = SocketAddr::new(lab.web(0).ip(), 9_999);
         lab.capture("web-0", &["--all-ports", "--exclude-inbound-port", "9998"]);

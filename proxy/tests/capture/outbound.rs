@@ -91,7 +91,7 @@ fn nothing_unknown_leaves(family: usize) {
     // The sidecar itself is not to be reached through itself.
     let own = lab.mesh.named("client-0").at(15_020);
     assert!(
-        talk(&lab.left, own, "GET /ready HTTP/1.0\r\n\r\n")
+        talk(&lab.left, own, "GET /metrics HTTP/1.0\r\n\r\n")
             .unwrap()
             .contains("200 OK")
     );
