@@ -94,8 +94,7 @@ fn destination(
     listener: SocketAddr,
 ) -> Result<Destination, &'static str> {
     let accepted = Accepted::read(stream, listener).map_err(|_| "application_closed")?;
-    capture::destination(&accepted, &worker.listeners, &worker.outgoing)
-        .map_err(|refusal| refusal.reason())
+    capture::destination(&accepted, &worker.listeners, &worker.outgoing).map_err(|refusal| refusal.reason())
 }
 
 fn plan(worker: &Worker, destination: Destination, door: &Door) -> Plan {

@@ -12,6 +12,7 @@
 mod common;
 
 mod inbound;
+mod moves;
 mod neighbours;
 mod operate;
 mod outbound;
