@@ -15,23 +15,19 @@ use weft_lab::netns::{Host, privileged};
 const RTMGRP_LINK: u32 = 1;
 const RTM_DELLINK: u16 = 17;
 
+/// Two processes that say so if they are not killed.
+const OUTLIVES: &str = "(sleep 30; echo outlived) & (sleep 30; echo outlived) &";
+
 #[test]
 fn a_killed_laboratory_leaves_no_process_and_no_host() {
     privileged(|| {
         // Each level of it starts processes of its own, which hold its standard output open.
         let mut laboratory = Command::new(env!("CARGO_BIN_EXE_weft-lab"))
-            .args([
-                "link",
-                "--delay",
-                "1",
-                "--right",
-                "sleep 1000 & sleep 1000",
-                "--",
-                "sh",
-                "-c",
-            ])
+            .args(["link", "--delay", "1", "--right", OUTLIVES, "--", "sh", "-c"])
             // The shell's number in our namespace, not in its own.
-            .arg("sleep 1000 & read pid rest < /proc/self/stat; echo $pid; wait")
+            .arg(format!(
+                "{OUTLIVES} read pid rest < /proc/self/stat; echo $pid; wait"
+            ))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
