@@ -1,12 +1,18 @@
-//! Two applications of one host, each with a sidecar.
+//! One application of a host is captured, or two, each with a sidecar.
 
-use std::net::SocketAddr;
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
-use weft_lab::netns::privileged;
+use weft_lab::netns::{Host, privileged};
 
 use crate::{
     common::{Workload, port},
-    setup::{Lab, MARK, access, as_user, body, curl_args, get, has_users, is_refused, service},
+    setup::{
+        Lab, MARK, access, as_user, body, capture, curl_args, eventually, get, has_users, is_refused, service,
+    },
 };
 
 /// Users of the two applications.
@@ -70,6 +76,67 @@ fn two_applications(family: usize) {
     let refused = get(&lab.left, lab.web(port::HTTP), "/");
     assert!(is_refused(&refused), "{refused:?}");
     access(lab.mesh.sidecar("web-0"), &[("reason", "plaintext_refused")]);
+}
+
+/// A control group of this test, which takes a writable cgroup2 file system.
+struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounted = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+        let root = mounted.expect("a cgroup2 file system").split(' ').nth(4).unwrap();
+        let group = Path::new(root).join(format!("weft-test-{}", std::process::id()));
+        if let Err(error) = fs::create_dir(&group) {
+            panic!("this test needs to make {}: {error}", group.display());
+        }
+        Self(group)
+    }
+
+    /// Runs curl in it.
+    fn curl(&self, host: &Host, url: &str) -> String {
+        let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.0.display());
+        let args = curl_args(url, "x");
+        body(as_user(
+            host,
+            0,
+            "sh",
+            &[&["-c", &enter, "sh", "curl"], &args[..]].concat(),
+        ))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        fs::remove_dir(&self.0).ok();
+    }
+}
+
+#[test]
+fn one_control_group_alone_is_captured() {
+    privileged(|| {
+        let group = Group::new();
+        let mut lab = Lab::start(0, |_| {});
+        lab.capture("web-0", &[]);
+        lab.capture("client-0", &["--cgroup", group.0.to_str().unwrap()]);
+        let url = format!("http://{}/echo", lab.web(port::HTTP));
+        assert_eq!(group.curl(&lab.left, &url), "x");
+        access(
+            lab.mesh.sidecar("client-0"),
+            &[("path", "/echo"), ("transport", "h3")],
+        );
+        // What is not in it goes its own way, and the far side takes no plaintext.
+        let refused = get(&lab.left, lab.web(port::HTTP), "/");
+        assert!(is_refused(&refused), "{refused:?}");
+        access(lab.mesh.sidecar("web-0"), &[("reason", "plaintext_refused")]);
+        // A group that is gone is captured no more, whatever comes in its place.
+        assert_eq!(capture(&lab.left, &["show"]).status.code(), Some(0));
+        drop(group);
+        eventually("the end of the group", || {
+            capture(&lab.left, &["show"]).status.code() == Some(1)
+        });
+    })
+    .unwrap();
 }
 
 #[test]

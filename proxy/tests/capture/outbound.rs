@@ -66,6 +66,13 @@ fn an_application_that_knows_nothing_of_the_mesh(family: usize) {
         let line = access(lab.mesh.sidecar("web-0"), &[("path", path)]);
         assert_eq!(line["caller"], client.clone());
     }
+    // The sniffer would have seen it.
+    for host in [&lab.left, &lab.right] {
+        assert_eq!(capture(host, &["remove"]).status.code(), Some(0));
+    }
+    let sniffer = Sniffer::start(&lab.right, lab.link.interface(), NEEDLE.as_bytes()).unwrap();
+    curl(&lab.left, &format!("http://{}/echo", lab.web(port::HTTP)));
+    assert!(sniffer.finish().unwrap().matches > 0);
 }
 
 #[test]

@@ -152,6 +152,7 @@ fn program_package(program: &str) -> &'static str {
     match program {
         "nft" => "nftables",
         "ip" => "iproute2",
+        "sh" => "dash",
         _ => "curl",
     }
 }
