@@ -21,6 +21,7 @@ use quinn_proto::{
 use weft_proto::SpiffeId;
 
 use crate::{
+    budget::{Budget, Overload},
     config::{Config, Side},
     control::Control,
     driver::Mailbox,
@@ -28,7 +29,7 @@ use crate::{
     h3::{Code, GoAwaySender, goaway::Admission},
     listener::{Acceptor, Handshake},
     stats::{HandshakeFailure, TransportStats},
-    streams::Streams,
+    streams::{Released, Streams},
     verify::{PeerIdentity, peer_identity},
 };
 
@@ -65,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) streams: Streams,
     pub(crate) control: Control,
     peer: Option<PeerIdentity>,
+    /// What the peer has left to waste.
+    budget: Budget,
     /// Counts as a handshake of the listener's until it is over.
     handshake: Option<Handshake>,
     /// Who waits for the phase to change.
@@ -201,6 +204,7 @@ impl Connection {
             streams: Streams::new(side, &config),
             control: Control::new(side, &config),
             peer: None,
+            budget: Budget::new(now),
             handshake,
             watchers: Vec::new(),
             expiry: None,
@@ -590,7 +594,7 @@ impl Connection {
 
     fn on_stream_event(&self, inner: &mut Inner, event: StreamEvent, now: Instant) {
         match event {
-            StreamEvent::Opened { dir: Dir::Bi } => self.accept_requests(inner),
+            StreamEvent::Opened { dir: Dir::Bi } => self.accept_requests(inner, now),
             StreamEvent::Opened { dir: Dir::Uni } => {
                 while let Some(id) = inner.proto.streams().accept(Dir::Uni) {
                     inner.control.on_open(id);
@@ -612,11 +616,11 @@ impl Connection {
         }
     }
 
-    fn accept_requests(&self, inner: &mut Inner) {
+    fn accept_requests(&self, inner: &mut Inner, now: Instant) {
         while let Some(id) = inner.proto.streams().accept(Dir::Bi) {
             let alive = matches!(inner.phase, Phase::Open | Phase::Draining);
             if alive && inner.goaway.on_request(id.into()) == Admission::Accept {
-                inner.streams.insert_remote(id, &mut inner.proto);
+                inner.streams.insert_remote(id, &mut inner.proto, now);
                 inner.idle_since = None;
                 inner.accepted.push_back(id);
             } else {
@@ -637,6 +641,45 @@ impl Connection {
         if let Some(first_unprocessed) = goaway {
             inner.streams.fail_from(first_unprocessed, &mut inner.proto);
         }
+        let chatter = inner.control.take_chatter();
+        if let Err(overload) = inner.budget.on_chatter(chatter, now) {
+            self.on_overload(inner, overload, now);
+        }
+    }
+
+    /// Both halves of a stream were let go.
+    pub(crate) fn on_released(self: &Rc<Self>, inner: &mut Inner, released: Released) {
+        // Without a clock read for each request that ends as it should.
+        let now = || tokio::time::Instant::now().into_std();
+        match released {
+            Released::Own => {}
+            Released::Served => inner.budget.on_served(),
+            Released::Aborted { opened } => {
+                let now = now();
+                let age = now.saturating_duration_since(opened);
+                if let Err(overload) = inner.budget.on_aborted(age, now) {
+                    self.on_overload(inner, overload, now);
+                    self.mark_dirty();
+                }
+            }
+        }
+        if inner.streams.open_count() == 0 {
+            inner.idle_since = Some(now());
+            // A draining connection may be waiting for this.
+            self.mark_dirty();
+        }
+    }
+
+    /// The peer wastes our work (RFC 9114 section 10.5).
+    fn on_overload(&self, inner: &mut Inner, overload: Overload, now: Instant) {
+        if matches!(inner.phase, Phase::Closed(_)) {
+            return;
+        }
+        self.stats.overloaded(overload);
+        let peer = inner.peer.as_ref().map(|peer| peer.id.as_str());
+        tracing::info!(remote = %canonical(inner.remote), peer, reason = overload.label(), "closed the connection of a peer that floods");
+        let code = Code::H3_EXCESSIVE_LOAD;
+        inner.close(now, code, Lost::Violation(code));
     }
 
     /// The last request of a draining connection is done, and what we sent was received.
@@ -715,11 +758,6 @@ impl Inner {
             Phase::Closed(ended) => Some(ended.into()),
             _ => None,
         }
-    }
-
-    /// The owner of the last open stream let it go.
-    pub(crate) fn on_last_stream_released(&mut self, now: Instant) {
-        self.idle_since = Some(now);
     }
 
     /// Opens a request stream, or waits until the peer allows one.

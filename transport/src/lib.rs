@@ -6,6 +6,7 @@
 //!
 //! No type of quinn leaves this crate.
 
+mod budget;
 pub mod cid;
 mod config;
 mod connection;
@@ -28,6 +29,7 @@ mod streams;
 mod tunnel;
 pub mod verify;
 
+pub use budget::Overload;
 pub use config::Config;
 pub use connection::{ConnectionInfo, PathInfo};
 pub use error::{DialFailure, Error, ErrorKind, Lost, Processed};

@@ -63,8 +63,23 @@ struct Slot {
     verdict: Option<ErrorKind>,
     /// How an unfinished sending half is reset, instead of as its owner says.
     abort_code: Option<Code>,
+    /// When the peer opened it; `None` for streams of our own.
+    opened: Option<Instant>,
+    /// The peer took it back, or broke a rule in it.
+    aborted: bool,
     /// Halves that their owners hold.
     halves: u8,
+}
+
+/// A stream of which nobody holds a half any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Released {
+    /// One that we opened.
+    Own,
+    /// A request of the peer that came to its end, whoever brought it about.
+    Served,
+    /// A request that the peer took back, or in which it broke a rule.
+    Aborted { opened: Instant },
 }
 
 #[derive(Clone, Copy)]
@@ -115,18 +130,23 @@ impl Streams {
     }
 
     pub(crate) fn insert_local(&mut self, id: StreamId) {
+        self.insert(id, None);
+    }
+
+    fn insert(&mut self, id: StreamId, opened: Option<Instant>) {
         self.total += 1;
         self.slots.insert(
             id,
             Slot {
+                opened,
                 halves: 2,
                 ..Slot::default()
             },
         );
     }
 
-    pub(crate) fn insert_remote(&mut self, id: StreamId, proto: &mut quinn_proto::Connection) {
-        self.insert_local(id);
+    pub(crate) fn insert_remote(&mut self, id: StreamId, proto: &mut quinn_proto::Connection, now: Instant) {
+        self.insert(id, Some(now));
         // Each allowed stream costs memory at once, so the limit follows the use.
         let used = proto.streams().remote_open_streams(Dir::Bi);
         if used * 2 >= u64::from(self.allowed) && self.allowed < self.limits.max {
@@ -148,18 +168,27 @@ impl Streams {
         self.tunnels = self.tunnels.saturating_sub(1);
     }
 
-    /// The owner of one half let it go. Returns whether it was the last.
-    pub(crate) fn release(&mut self, id: StreamId) -> bool {
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return false;
-        };
+    /// The owner of one half let it go. Tells how the stream ended if it was the last.
+    pub(crate) fn release(&mut self, id: StreamId) -> Option<Released> {
+        let slot = self.slots.get_mut(&id)?;
         slot.halves = slot.halves.saturating_sub(1);
         if slot.halves > 0 {
-            return false;
+            return None;
         }
         self.on_all_read(id);
-        self.slots.remove(&id);
-        true
+        let slot = self.slots.remove(&id)?;
+        Some(match slot.opened {
+            None => Released::Own,
+            Some(opened) if slot.aborted => Released::Aborted { opened },
+            Some(_) => Released::Served,
+        })
+    }
+
+    /// The peer reset the stream, asked us to stop sending on it, or broke a rule in it.
+    pub(crate) fn on_aborted(&mut self, id: StreamId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.aborted = true;
+        }
     }
 
     /// A datagram of `length` bytes came in.
