@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod http;
+pub mod raw;
 
 use std::{
     fmt::Write as _,

@@ -52,7 +52,10 @@ async fn an_idle_tunnel_costs_a_few_kilobytes() {
         streams.push(open().await);
     }
     let during = usage(&mut mesh);
-    for (name, (before, during)) in ["client-0", "web-0"].into_iter().zip(before.into_iter().zip(during)) {
+    for (name, (before, during)) in ["client-0", "web-0"]
+        .into_iter()
+        .zip(before.into_iter().zip(during))
+    {
         let each = during.rss.saturating_sub(before.rss) / case.tunnels as u64;
         println!(
             "{} idle tunnels: {name} holds {:.1} MiB (with one: {:.1}), {each} bytes each",
@@ -83,7 +86,8 @@ fn usage(mesh: &mut Mesh) -> [Usage; 2] {
 fn raise_file_limit(files: u64) {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     if soft < files {
-        setrlimit(Resource::RLIMIT_NOFILE, files, hard.max(files))
-            .unwrap_or_else(|error| panic!("{files} open files (ulimit -Hn {files}), where {hard} are allowed: {error}"));
+        setrlimit(Resource::RLIMIT_NOFILE, files, hard.max(files)).unwrap_or_else(|error| {
+            panic!("{files} open files (ulimit -Hn {files}), where {hard} are allowed: {error}")
+        });
     }
 }
