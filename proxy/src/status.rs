@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, PeerKey, TransportStats};
+use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, Overload, PeerKey, TransportStats};
 
 use crate::{
     admin::{self, Pages, Questions, Readiness, Report, Workers},
@@ -139,12 +139,24 @@ impl Status {
             handshakes_failed: failures
                 .map(|(failure, count)| (failure.label(), count.get()))
                 .collect(),
+            limits: limits(stats),
             sent: (stats.datagrams_sent.get(), stats.send_calls.get()),
             received: (stats.datagrams_received.get(), stats.receive_calls.get()),
             drops: udp_drops(&self.mesh_ports),
         });
         metrics.set_svid_not_after(self.identity.credentials.borrow().svid().not_after());
     }
+}
+
+fn limits(stats: &TransportStats) -> Vec<(&'static str, u64)> {
+    let overloads = Overload::ALL.iter().zip(&stats.overloads);
+    overloads
+        .map(|(overload, count)| (overload.label(), count.get()))
+        .chain([
+            ("protocol_error", stats.violations.get()),
+            ("stalled_reader", stats.stalled_streams.get()),
+        ])
+        .collect()
 }
 
 /// What one worker tells of itself, when it is asked.

@@ -21,6 +21,7 @@ use quinn_proto::{
 use weft_proto::SpiffeId;
 
 use crate::{
+    amplification,
     budget::{Budget, Overload},
     config::{Config, Side},
     control::Control,
@@ -313,10 +314,12 @@ impl Connection {
         datagrams: usize,
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
-        self.inner
-            .borrow_mut()
-            .proto
-            .poll_transmit(now, datagrams, buffer)
+        let inner = &mut *self.inner.borrow_mut();
+        if self.side == Side::Dial || !matches!(inner.phase, Phase::Handshaking) {
+            return inner.proto.poll_transmit(now, datagrams, buffer);
+        }
+        let transmit = inner.proto.poll_transmit(now, 1, buffer)?;
+        amplification::may_send(&inner.proto).then_some(transmit)
     }
 
     pub(crate) fn is_drained(&self) -> bool {
@@ -610,7 +613,8 @@ impl Connection {
                 inner.close(now, code, Lost::Violation(code));
             }
             StreamEvent::Writable { id } if id.dir() == Dir::Uni => inner.control.flush(&mut inner.proto),
-            StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. } => inner.streams.on_writable(id),
+            StreamEvent::Writable { id } => inner.streams.on_writable(id),
+            StreamEvent::Stopped { id, .. } => inner.streams.on_stopped(id, now),
             StreamEvent::Available { dir: Dir::Bi } => inner.streams.on_available(),
             StreamEvent::Finished { .. } | StreamEvent::Available { dir: Dir::Uni } => {}
         }
@@ -654,9 +658,8 @@ impl Connection {
         match released {
             Released::Own => {}
             Released::Served => inner.budget.on_served(),
-            Released::Aborted { opened } => {
+            Released::Aborted(age) => {
                 let now = now();
-                let age = now.saturating_duration_since(opened);
                 if let Err(overload) = inner.budget.on_aborted(age, now) {
                     self.on_overload(inner, overload, now);
                     self.mark_dirty();

@@ -6,6 +6,7 @@
 //!
 //! No type of quinn leaves this crate.
 
+mod amplification;
 mod budget;
 pub mod cid;
 mod config;

@@ -146,7 +146,7 @@ fn a_hundred_uploads_that_nobody_reads_stall_nobody_for_long() {
         };
         // The client cannot see whose fault it is that the window is full; the server sees to it.
         let burst = slowest_small_request(&pair, SECOND).await;
-        assert!(burst < 500 * MILLISECOND, "{burst:?}");
+        assert!(burst < 1_300 * MILLISECOND, "{burst:?}");
         let later = slowest_small_request(&pair, 20 * SECOND).await;
         assert!(later < 5 * MILLISECOND, "{later:?}");
         let reset = pair.listener_stats.stalled_streams.get() as usize;

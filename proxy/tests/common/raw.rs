@@ -46,6 +46,15 @@ impl RawPeer {
     }
 
     pub fn endpoint(directory: &Path, account: &str) -> quinn::Endpoint {
+        Self::endpoint_with(directory, account, |_| {})
+    }
+
+    /// An endpoint whose settings are changed.
+    pub fn endpoint_with(
+        directory: &Path,
+        account: &str,
+        set: impl FnOnce(&mut quinn::TransportConfig),
+    ) -> quinn::Endpoint {
         let file = |extension: &str| directory.join("certs").join(account).with_extension(extension);
         let chain = CertificateDer::pem_file_iter(file("pem")).expect("certificates");
         let key = PrivateKeyDer::from_pem_file(file("key")).expect("a key");
@@ -62,6 +71,7 @@ impl RawPeer {
         transport
             .keep_alive_interval(Some(Duration::from_secs(2)))
             .send_window(64 << 20);
+        set(&mut transport);
         config.transport_config(Arc::new(transport));
         let mut endpoint = quinn::Endpoint::client(SocketAddr::from(([0, 0, 0, 0], 0))).expect("a socket");
         endpoint.set_default_client_config(config);

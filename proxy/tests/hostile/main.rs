@@ -14,6 +14,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bystander;
+mod peer;
+mod trial;
 mod tunnels;
 
 use std::{net::SocketAddr, process::Command};
@@ -42,6 +45,7 @@ pub(crate) fn service(kind: &str, address: SocketAddr) -> Process {
     Process::spawn_ready(kind, command, &ready, SOON).expect("a service")
 }
 
+/// The size of every attack.
 pub(crate) fn size() -> Size {
     match std::env::var("WEFT_HOSTILE").as_deref() {
         Ok("full") => Size::Full,
