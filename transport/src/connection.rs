@@ -32,6 +32,7 @@ use crate::{
     stats::{HandshakeFailure, TransportStats},
     streams::{Released, Streams},
     verify::{PeerIdentity, peer_identity},
+    window::SendWindow,
 };
 
 /// How long a listener leaves it to the dialler to close a connection that it drained. If it closed first and its
@@ -69,6 +70,7 @@ pub(crate) struct Inner {
     peer: Option<PeerIdentity>,
     /// What the peer has left to waste.
     budget: Budget,
+    window: SendWindow,
     /// Counts as a handshake of the listener's until it is over.
     handshake: Option<Handshake>,
     /// Who waits for the phase to change.
@@ -206,6 +208,7 @@ impl Connection {
             control: Control::new(side, &config),
             peer: None,
             budget: Budget::new(now),
+            window: SendWindow::new(mailbox.windows(), config.send_window.into()),
             handshake,
             watchers: Vec::new(),
             expiry: None,
@@ -241,6 +244,7 @@ impl Connection {
     pub(crate) fn on_datagram(self: &Rc<Self>, event: ConnectionEvent, length: usize) {
         let inner = &mut *self.inner.borrow_mut();
         inner.proto.handle_event(event);
+        inner.window.follow(&mut inner.proto);
         inner.streams.on_datagram(length);
         self.mark_dirty();
     }

@@ -35,6 +35,7 @@ use crate::{
     listener::{Acceptor, Admission, Handshake},
     socket::DatagramSocket,
     stats::TransportStats,
+    window::WindowPool,
 };
 
 /// Buffers of one receive call: more than 8 gain nothing, and each is written only when it is used.
@@ -90,6 +91,7 @@ pub(crate) struct Mailbox {
     /// Messages written since the last transmit pass.
     written: Cell<u32>,
     driver: RefCell<Weak<RefCell<Driver>>>,
+    windows: Rc<WindowPool>,
 }
 
 pub(crate) enum Command {
@@ -138,6 +140,7 @@ impl Mailbox {
             local,
             written: Cell::new(0),
             driver: RefCell::default(),
+            windows: Rc::default(),
         })
     }
 
@@ -153,6 +156,11 @@ impl Mailbox {
         {
             driver.transmit_early();
         }
+    }
+
+    /// What the connections share for what they send.
+    pub(crate) fn windows(&self) -> Rc<WindowPool> {
+        self.windows.clone()
     }
 
     /// The address of the socket.

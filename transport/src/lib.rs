@@ -29,6 +29,7 @@ mod stream;
 mod streams;
 mod tunnel;
 pub mod verify;
+mod window;
 
 pub use budget::Overload;
 pub use config::Config;

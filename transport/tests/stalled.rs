@@ -298,3 +298,24 @@ fn readers_that_leave_a_little_unread_are_left_alone() {
         assert_eq!(pair.pool_stats.stalled_streams.get(), 0);
     });
 }
+
+#[test]
+fn slow_readers_that_live_are_left_alone() {
+    sim::run(async {
+        let (pair, _) = big_and_small(6, Config::default());
+        // Together they may hold the whole window; each takes a little every half second.
+        let mut readers = Vec::new();
+        for _ in 0..30 {
+            let mut stream = start_get(&pair.pool, &pair.peer, "/big").await.unwrap();
+            stream.recv.response_head().await.unwrap();
+            readers.push(stream);
+        }
+        for _ in 0..20 {
+            pass(SECOND / 2).await;
+            for stream in &mut readers {
+                poll_fn(|cx| stream.recv.poll_data(cx)).await.unwrap().unwrap();
+            }
+        }
+        assert_eq!(pair.pool_stats.stalled_streams.get(), 0);
+    });
+}

@@ -7,7 +7,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::aws_lc_rs::default_provider,
+    crypto::{CryptoProvider, aws_lc_rs::default_provider},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use weft_transport::h3::{FieldLimits, MessageReader, Part, ResponseHead};
@@ -46,19 +46,20 @@ impl RawPeer {
     }
 
     pub fn endpoint(directory: &Path, account: &str) -> quinn::Endpoint {
-        Self::endpoint_with(directory, account, |_| {})
+        Self::endpoint_with(directory, account, default_provider(), |_| {})
     }
 
     /// An endpoint whose settings are changed.
     pub fn endpoint_with(
         directory: &Path,
         account: &str,
+        provider: CryptoProvider,
         set: impl FnOnce(&mut quinn::TransportConfig),
     ) -> quinn::Endpoint {
         let file = |extension: &str| directory.join("certs").join(account).with_extension(extension);
         let chain = CertificateDer::pem_file_iter(file("pem")).expect("certificates");
         let key = PrivateKeyDer::from_pem_file(file("key")).expect("a key");
-        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
             .dangerous()

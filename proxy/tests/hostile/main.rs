@@ -16,6 +16,8 @@ mod common;
 
 mod bystander;
 mod peer;
+mod quic;
+mod stranger;
 mod trial;
 mod tunnels;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quinn::VarInt;
+use rustls::crypto::aws_lc_rs::default_provider;
 
 use crate::{
     common::{
@@ -412,7 +413,7 @@ fn useless_frames() {
 impl Attacker {
     async fn connect_without_window(&mut self) -> RawPeer {
         self.connections += 1;
-        let endpoint = RawPeer::endpoint_with(&self.directory, "mallory", |transport| {
+        let endpoint = RawPeer::endpoint_with(&self.directory, "mallory", default_provider(), |transport| {
             transport.stream_receive_window(VarInt::from_u32(1));
         });
         let connecting = endpoint
