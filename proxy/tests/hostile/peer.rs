@@ -152,7 +152,7 @@ fn slow_heads() {
 fn answers_that_are_never_read() {
     run(trial("never-read responses", None, async |attacker| {
         let mut peers = Vec::new();
-        for _ in 0..attacker.times(2, 16) {
+        for _ in 0..attacker.times(2, 4) {
             let peer = attacker.connect_without_window().await;
             let control = peer.control().await;
             let head = get(port::HTTP, "/bytes?n=4000000");
