@@ -20,6 +20,7 @@ mod forward;
 mod identity;
 mod inbound;
 mod local;
+mod memory;
 mod metrics;
 mod outbound;
 mod plain;

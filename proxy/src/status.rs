@@ -12,6 +12,7 @@ use crate::{
     documents::Documents,
     drain::Drain,
     identity::Identity,
+    memory,
     metrics::{Metrics, PathFigures, TransportFigures, UPKEEP},
     snapshot::{Backend, Reach, Snapshot},
     worker::Worker,
@@ -81,6 +82,13 @@ impl Status {
             loop {
                 ticks.tick().await;
                 metrics.upkeep();
+            }
+        }));
+        served.0.push(tokio::spawn(async {
+            let mut ticks = tokio::time::interval(memory::INTERVAL);
+            loop {
+                ticks.tick().await;
+                memory::give_back();
             }
         }));
         Ok(served)

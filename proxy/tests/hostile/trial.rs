@@ -11,7 +11,7 @@ use crate::{
     Size,
     bystander::{GoodClient, Requests, Watch, resident},
     common::{
-        Mesh, Workload, port,
+        Mesh, Workload, eventually, port,
         raw::{RawPeer, code},
     },
     service, size,
@@ -138,15 +138,10 @@ pub(crate) async fn trial(
     attacker
 }
 
-/// The memory when it has come back: the allocator gives it back when it likes, so this is waited for.
+/// The memory when it has come back, which the sidecar sees to now and then.
 async fn settled(pid: u32, before: u64, peak: u64) -> u64 {
-    let goal = before + (peak - before) / 2 + SLACK;
-    for _ in 0..100 {
-        if resident(pid) <= goal {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let goal = before + (peak - before) / 4 + SLACK;
+    eventually("less memory", async || resident(pid) <= goal).await;
     resident(pid)
 }
 
