@@ -118,6 +118,12 @@ fn plan(worker: &Worker, caller: &Caller, head: &mut Parts, record: &mut Record)
     let target = Target::read(head)?;
     record.set_target(&target);
     let route = route(&snapshot, &caller.destination, &target, &head.method)?;
+    // The application could get at them itself, but whom it serves might have written the destination.
+    if let Route::External(address) = &route
+        && worker.listeners.contains(*address)
+    {
+        return Err(NoRoute::OwnListener.into());
+    }
     record.set_route(&route);
     count_hop(head)?;
     if head.method == Method::CONNECT {

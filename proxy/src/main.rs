@@ -21,6 +21,7 @@ mod forward;
 mod identity;
 mod inbound;
 mod local;
+mod memory;
 mod metrics;
 mod network;
 mod outbound;

@@ -79,6 +79,8 @@ declare! {
         "Handshakes with peers that succeeded.";
     HANDSHAKES_FAILED = Counter "weft_handshakes_failed_total", Count,
         "Handshakes with peers that failed, by reason.";
+    LIMITS = Counter "weft_quic_limits_total", Count,
+        "Connections that were closed because the peer broke HTTP/3 or flooded, and streams that were reset because nobody read them and they held up others, by reason.";
     PATH_RTT = Gauge "weft_quic_rtt_seconds", Seconds,
         "Smoothed round-trip time of the open QUIC connections: the least, the median and the greatest.";
     PATH_LOSS = Gauge "weft_quic_loss_ratio", Count,
@@ -182,6 +184,8 @@ pub(crate) struct TransportFigures {
     pub(crate) handshakes_failed: Vec<(&'static str, u64)>,
     /// Moves of established connections, by cause.
     pub(crate) moves: Vec<(&'static str, u64)>,
+    /// Connections closed and streams reset for what the peer did, by reason.
+    pub(crate) limits: Vec<(&'static str, u64)>,
     /// UDP datagrams sent, and the system calls that sent them.
     pub(crate) sent: (u64, u64),
     /// UDP datagrams received, and the system calls that received them.
@@ -325,6 +329,9 @@ impl Metrics {
         }
         for (cause, count) in &figures.moves {
             absolute(MOVES, Some(Label::from_static_parts("cause", cause)), *count);
+        }
+        for (reason, count) in &figures.limits {
+            absolute(LIMITS, Some(Label::from_static_parts("reason", reason)), *count);
         }
         for (flow, (datagrams, calls)) in [("sent", figures.sent), ("received", figures.received)] {
             absolute(
@@ -709,6 +716,7 @@ mod tests {
         metrics.set_paths(&[path(3, 0), path(1, 50), path(2, 0)]);
         metrics.set_transport(&TransportFigures {
             handshakes_failed: vec![("timeout", 2)],
+            limits: vec![("aborted_requests", 4)],
             sent: (100, 10),
             drops: 7,
             to_peers: 3,
@@ -723,6 +731,7 @@ mod tests {
         has(&text, "weft_quic_loss_ratio{statistic=\"max\"} 0.5");
         has(&text, "weft_quic_mtu_bytes{statistic=\"max\"} 1452");
         has(&text, "weft_handshakes_failed_total{reason=\"timeout\"} 2");
+        has(&text, "weft_quic_limits_total{reason=\"aborted_requests\"} 4");
         has(&text, "weft_udp_calls_total{flow=\"sent\"} 10");
         has(&text, "weft_udp_receive_drops_total 7");
         has(

@@ -91,6 +91,7 @@ impl Failure {
         match self {
             Self::Head(error) => error.status(),
             Self::NoRoute(NoRoute::UnknownInMesh | NoRoute::EgressDenied) => StatusCode::BAD_GATEWAY,
+            Self::NoRoute(NoRoute::OwnListener) => StatusCode::LOOP_DETECTED,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::NoEndpoint { .. } | Self::Unprocessed(_) | Self::TunnelLimit => {
                 StatusCode::SERVICE_UNAVAILABLE

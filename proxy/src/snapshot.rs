@@ -122,6 +122,8 @@ pub(crate) enum NoRoute {
     AmbiguousPort,
     #[error("the request names no destination")]
     NoDestination,
+    #[error("the destination is a listener of this proxy")]
+    OwnListener,
 }
 
 impl NoRoute {
@@ -133,6 +135,7 @@ impl NoRoute {
             Self::UnknownPort => "unknown_port",
             Self::AmbiguousPort => "ambiguous_port",
             Self::NoDestination => "no_destination",
+            Self::OwnListener => "own_listener",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, Move, PeerKey, TransportStats};
+use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, Move, Overload, PeerKey, TransportStats};
 
 use crate::{
     admin::{self, Pages, Questions, Readiness, Report, Workers},
@@ -13,6 +13,7 @@ use crate::{
     documents::Documents,
     drain::Drain,
     identity::Identity,
+    memory,
     metrics::{Metrics, PathFigures, TransportFigures, UPKEEP},
     snapshot::{Backend, Reach, Snapshot},
     worker::Worker,
@@ -88,6 +89,13 @@ impl Status {
                 metrics.upkeep();
             }
         }));
+        served.0.push(tokio::spawn(async {
+            let mut ticks = tokio::time::interval(memory::INTERVAL);
+            loop {
+                ticks.tick().await;
+                memory::give_back();
+            }
+        }));
         Ok(served)
     }
 
@@ -156,6 +164,7 @@ impl Status {
                 .zip(&stats.moves)
                 .map(|(cause, count)| (cause.label(), count.get()))
                 .collect(),
+            limits: limits(stats),
             sent: (stats.datagrams_sent.get(), stats.send_calls.get()),
             received: (stats.datagrams_received.get(), stats.receive_calls.get()),
             drops: udp_drops(&self.mesh_ports),
@@ -167,6 +176,17 @@ impl Status {
         }
         metrics.set_svid_not_after(self.identity.credentials.borrow().svid().not_after());
     }
+}
+
+fn limits(stats: &TransportStats) -> Vec<(&'static str, u64)> {
+    let overloads = Overload::ALL.iter().zip(&stats.overloads);
+    overloads
+        .map(|(overload, count)| (overload.label(), count.get()))
+        .chain([
+            ("protocol_error", stats.violations.get()),
+            ("stalled_reader", stats.stalled_streams.get()),
+        ])
+        .collect()
 }
 
 /// What one worker tells of itself, when it is asked.

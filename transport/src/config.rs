@@ -10,6 +10,7 @@ use crate::{
     cid::{CidGenerator, CidInfo},
     h3::FieldLimits,
     state::EndpointState,
+    window,
 };
 
 /// Largest UDP payload that we send or take. Jumbo frames (9,000 bytes) less IPv6 and UDP headers; datagrams
@@ -35,7 +36,7 @@ pub struct Config {
     pub stream_window: u32,
     /// Unread bytes of all streams of a connection that the peer may have sent.
     pub connection_window: u32,
-    /// Unacknowledged bytes that we hold for one connection.
+    /// Unacknowledged bytes that we hold for one connection, when the peer has shown that it acknowledges.
     pub send_window: u32,
     /// Streams of the peer at first, and to where the limit grows as they are used.
     pub streams: StreamLimits,
@@ -132,7 +133,8 @@ impl Config {
             .max_concurrent_uni_streams(VarInt::from_u32(8))
             .stream_receive_window(VarInt::from_u32(self.stream_window))
             .receive_window(VarInt::from_u32(self.connection_window))
-            .send_window(self.send_window.into())
+            // Follows the congestion window, up to what is configured.
+            .send_window(window::START.min(self.send_window.into()))
             // Finish a message once it is begun: fewer fragments, and its FIN in the same packet.
             .send_fairness(false)
             // Governs the probe timeout of a lost handshake; 333 ms, the default, is a WAN's.

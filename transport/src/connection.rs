@@ -21,18 +21,21 @@ use quinn_proto::{
 use weft_proto::SpiffeId;
 
 use crate::{
+    amplification,
+    budget::{Budget, Overload},
     config::{Config, Side},
     control::Control,
     driver::Mailbox,
     error::{DialFailure, Error, ErrorKind, Lost},
     h3::{Code, GoAwaySender, goaway::Admission},
     listener::{Acceptor, Handshake},
-    migrate::{Remedy, Roaming, Route, ack_eliciting},
+    migrate::{Remedy, Route, ack_eliciting},
     sockets::SocketId,
     stats::{HandshakeFailure, Move, TransportStats},
-    streams::Streams,
+    streams::{Released, Streams},
     verify::{PeerIdentity, peer_identity},
     way::Way,
+    window::SendWindow,
 };
 
 /// How long a listener leaves it to the dialler to close a connection that it drained. If it closed first and its
@@ -68,6 +71,9 @@ pub(crate) struct Inner {
     pub(crate) streams: Streams,
     pub(crate) control: Control,
     peer: Option<PeerIdentity>,
+    /// What the peer has left to waste.
+    budget: Budget,
+    window: SendWindow,
     /// Counts as a handshake of the listener's until it is over.
     handshake: Option<Handshake>,
     /// Who waits for the phase to change.
@@ -91,7 +97,6 @@ pub(crate) struct Inner {
     remote: SocketAddr,
     /// How it is reached.
     way: Way,
-    roaming: Roaming,
     migrations: u64,
 }
 
@@ -208,6 +213,8 @@ impl Connection {
             streams: Streams::new(side, &config),
             control: Control::new(side, &config),
             peer: None,
+            budget: Budget::new(now),
+            window: SendWindow::new(mailbox.windows(), config.send_window.into()),
             handshake,
             watchers: Vec::new(),
             expiry: None,
@@ -220,7 +227,6 @@ impl Connection {
             linger: None,
             remote,
             way,
-            roaming: Roaming::default(),
             migrations: 0,
         };
         Rc::new(Self {
@@ -252,6 +258,7 @@ impl Connection {
     ) -> bool {
         let inner = &mut *self.inner.borrow_mut();
         inner.proto.handle_event(event);
+        inner.window.follow(&mut inner.proto);
         inner.streams.on_datagram(length);
         let heard = inner.way.on_heard(socket, now);
         if heard.recovered {
@@ -331,10 +338,12 @@ impl Connection {
         datagrams: usize,
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
-        self.inner
-            .borrow_mut()
-            .proto
-            .poll_transmit(now, datagrams, buffer)
+        let inner = &mut *self.inner.borrow_mut();
+        if self.side == Side::Dial || !matches!(inner.phase, Phase::Handshaking) {
+            return inner.proto.poll_transmit(now, datagrams, buffer);
+        }
+        let transmit = inner.proto.poll_transmit(now, 1, buffer)?;
+        amplification::may_send(&inner.proto).then_some(transmit)
     }
 
     pub(crate) fn is_drained(&self) -> bool {
@@ -384,10 +393,8 @@ impl Connection {
             inner.remote = remote;
             inner.migrations += 1;
             self.stats.moved(Move::Peer);
-            if !inner.roaming.on_move(now) {
-                let code = Code::H3_EXCESSIVE_LOAD;
-                self.stats.violations.add(1);
-                inner.close(now, code, Lost::Violation(code));
+            if let Err(overload) = inner.budget.on_moved(now) {
+                self.on_overload(inner, overload, now);
             }
         }
         if matches!(inner.phase, Phase::Confirming) && inner.proto.stats().frame_rx.handshake_done > 0 {
@@ -728,7 +735,7 @@ impl Connection {
 
     fn on_stream_event(&self, inner: &mut Inner, event: StreamEvent, now: Instant) {
         match event {
-            StreamEvent::Opened { dir: Dir::Bi } => self.accept_requests(inner),
+            StreamEvent::Opened { dir: Dir::Bi } => self.accept_requests(inner, now),
             StreamEvent::Opened { dir: Dir::Uni } => {
                 while let Some(id) = inner.proto.streams().accept(Dir::Uni) {
                     inner.control.on_open(id);
@@ -744,17 +751,18 @@ impl Connection {
                 inner.close(now, code, Lost::Violation(code));
             }
             StreamEvent::Writable { id } if id.dir() == Dir::Uni => inner.control.flush(&mut inner.proto),
-            StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. } => inner.streams.on_writable(id),
+            StreamEvent::Writable { id } => inner.streams.on_writable(id),
+            StreamEvent::Stopped { id, .. } => inner.streams.on_stopped(id, now),
             StreamEvent::Available { dir: Dir::Bi } => inner.streams.on_available(),
             StreamEvent::Finished { .. } | StreamEvent::Available { dir: Dir::Uni } => {}
         }
     }
 
-    fn accept_requests(&self, inner: &mut Inner) {
+    fn accept_requests(&self, inner: &mut Inner, now: Instant) {
         while let Some(id) = inner.proto.streams().accept(Dir::Bi) {
             let alive = matches!(inner.phase, Phase::Open | Phase::Draining);
             if alive && inner.goaway.on_request(id.into()) == Admission::Accept {
-                inner.streams.insert_remote(id, &mut inner.proto);
+                inner.streams.insert_remote(id, &mut inner.proto, now);
                 inner.idle_since = None;
                 inner.accepted.push_back(id);
             } else {
@@ -775,6 +783,44 @@ impl Connection {
         if let Some(first_unprocessed) = goaway {
             inner.streams.fail_from(first_unprocessed, &mut inner.proto);
         }
+        let chatter = inner.control.take_chatter();
+        if let Err(overload) = inner.budget.on_chatter(chatter, now) {
+            self.on_overload(inner, overload, now);
+        }
+    }
+
+    /// Both halves of a stream were let go.
+    pub(crate) fn on_released(self: &Rc<Self>, inner: &mut Inner, released: Released) {
+        // Without a clock read for each request that ends as it should.
+        let now = || tokio::time::Instant::now().into_std();
+        match released {
+            Released::Own => {}
+            Released::Served => inner.budget.on_served(),
+            Released::Aborted(age) => {
+                let now = now();
+                if let Err(overload) = inner.budget.on_aborted(age, now) {
+                    self.on_overload(inner, overload, now);
+                    self.mark_dirty();
+                }
+            }
+        }
+        if inner.streams.open_count() == 0 {
+            inner.idle_since = Some(now());
+            // A draining connection may be waiting for this.
+            self.mark_dirty();
+        }
+    }
+
+    /// The peer wastes our work (RFC 9114 section 10.5).
+    fn on_overload(&self, inner: &mut Inner, overload: Overload, now: Instant) {
+        if matches!(inner.phase, Phase::Closed(_)) {
+            return;
+        }
+        self.stats.overloaded(overload);
+        let peer = inner.peer.as_ref().map(|peer| peer.id.as_str());
+        tracing::info!(remote = %inner.remote, peer, reason = overload.label(), "closed the connection of a peer that floods");
+        let code = Code::H3_EXCESSIVE_LOAD;
+        inner.close(now, code, Lost::Violation(code));
     }
 
     /// The last request of a draining connection is done, and what we sent was received.
@@ -857,11 +903,6 @@ impl Inner {
             Phase::Closed(ended) => Some(ended.into()),
             _ => None,
         }
-    }
-
-    /// The owner of the last open stream let it go.
-    pub(crate) fn on_last_stream_released(&mut self, now: Instant) {
-        self.idle_since = Some(now);
     }
 
     /// Opens a request stream, or waits until the peer allows one.

@@ -106,6 +106,12 @@ impl Control {
         }
     }
 
+    /// What the peer sent since the last call that means nothing, in frames and streams: see
+    /// [`ControlIn::take_chatter`].
+    pub(crate) fn take_chatter(&mut self) -> u64 {
+        self.incoming.take_chatter()
+    }
+
     /// Sends what the control stream has room for.
     pub(crate) fn flush(&mut self, proto: &mut Connection) {
         let Some(id) = self.outgoing else { return };

@@ -40,6 +40,7 @@ use crate::{
     sockets::{Rebind, SocketId, Sockets},
     stats::TransportStats,
     way::Way,
+    window::WindowPool,
 };
 
 /// Buffers of one receive call: more than 8 gain nothing, and each is written only when it is used.
@@ -97,6 +98,7 @@ pub(crate) struct Mailbox {
     /// Messages written since the last transmit pass.
     written: Cell<u32>,
     driver: RefCell<Weak<RefCell<Driver>>>,
+    windows: Rc<WindowPool>,
 }
 
 pub(crate) enum Command {
@@ -147,6 +149,7 @@ impl Mailbox {
             local,
             written: Cell::new(0),
             driver: RefCell::default(),
+            windows: Rc::default(),
         })
     }
 
@@ -162,6 +165,11 @@ impl Mailbox {
         {
             driver.transmit_early();
         }
+    }
+
+    /// What the connections share for what they send.
+    pub(crate) fn windows(&self) -> Rc<WindowPool> {
+        self.windows.clone()
     }
 
     /// The address of the socket.

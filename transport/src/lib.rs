@@ -6,6 +6,8 @@
 //!
 //! No type of quinn leaves this crate.
 
+mod amplification;
+mod budget;
 pub mod cid;
 mod config;
 mod congestion;
@@ -31,7 +33,9 @@ mod streams;
 mod tunnel;
 pub mod verify;
 mod way;
+mod window;
 
+pub use budget::Overload;
 pub use config::Config;
 pub use connection::{ConnectionInfo, PathInfo};
 pub use error::{DialFailure, Error, ErrorKind, Lost, Processed};

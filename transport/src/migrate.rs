@@ -112,33 +112,6 @@ impl Watch {
     }
 }
 
-/// Moves of a peer's address that are taken at once, and then each second. More than a NAT, a roaming host or a network
-/// under repair ever makes; each lets a peer that lies about its address send two datagrams there that nobody asked
-/// for, beyond the threefold of what it sent (RFC 9000 section 8).
-const MOVES: u32 = 64;
-const MOVE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often a peer's address may move: a token bucket that is full at first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Roaming {
-    /// Moves not yet made good by time.
-    recent: u32,
-    since: Option<Instant>,
-}
-
-impl Roaming {
-    /// The peer's address moved. Returns whether it may.
-    pub(crate) fn on_move(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.since.unwrap_or(now));
-        let good = u32::try_from(passed.as_secs() / MOVE_INTERVAL.as_secs()).unwrap_or(u32::MAX);
-        if self.since.is_none() || good > 0 {
-            self.since = Some(now);
-        }
-        self.recent = self.recent.saturating_sub(good).saturating_add(1);
-        self.recent <= MOVES
-    }
-}
-
 /// Frames that the peer must acknowledge (RFC 9000 section 13.2): all but ACK, PADDING and CONNECTION_CLOSE. Of those
 /// that a quiet connection sends, which is all that the watch needs.
 pub(crate) fn ack_eliciting(sent: &FrameStats) -> u64 {
@@ -217,20 +190,6 @@ mod tests {
             "requests that wait elsewhere are to be told"
         );
         assert_eq!(watch, Watch::Answering);
-    }
-
-    #[test]
-    fn a_peer_may_move_once_a_second_for_ever_but_not_without_end_at_once() {
-        let mut now = Instant::now();
-        let mut roaming = Roaming::default();
-        for _ in 0..10_000 {
-            now += MOVE_INTERVAL;
-            assert!(roaming.on_move(now));
-        }
-        let allowed = (0..1_000).take_while(|_| roaming.on_move(now)).count();
-        assert!((60..=64).contains(&allowed), "{allowed}");
-        assert!(!roaming.on_move(now + MOVE_INTERVAL / 2));
-        assert!(roaming.on_move(now + 2 * MOVES * MOVE_INTERVAL));
     }
 
     proptest! {

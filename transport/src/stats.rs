@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::budget::Overload;
+
 /// Counters of one worker's transport, or of all when shared.
 #[derive(Debug, Default)]
 pub struct TransportStats {
@@ -33,6 +35,8 @@ pub struct TransportStats {
     pub stalled_streams: Counter,
     /// Connections closed because the peer broke HTTP/3.
     pub violations: Counter,
+    /// Connections closed because the peer wasted our work, by [`Overload`].
+    pub overloads: [Counter; Overload::COUNT],
     /// Times that an established connection moved, by [`Move`].
     pub moves: [Counter; Move::COUNT],
 }
@@ -120,6 +124,12 @@ impl TransportStats {
 
     pub(crate) fn handshake_failed(&self, failure: HandshakeFailure) {
         if let Some(counter) = self.handshake_failures.get(failure as usize) {
+            counter.add(1);
+        }
+    }
+
+    pub(crate) fn overloaded(&self, overload: Overload) {
+        if let Some(counter) = self.overloads.get(overload as usize) {
             counter.add(1);
         }
     }

@@ -526,6 +526,7 @@ impl Half {
             }
             Err(ReadError::Reset(code)) => {
                 inner.streams.on_all_read(self.id);
+                inner.streams.on_aborted(self.id);
                 Poll::Ready(Err(ErrorKind::Reset(Code(code.into_inner())).into()))
             }
             Err(ReadError::Blocked) => match inner.ended() {
@@ -579,9 +580,16 @@ impl Half {
 
     fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<()> {
         let inner = &mut *self.connection.inner.borrow_mut();
-        let over = inner.streams.verdict(self.id).is_some() || inner.ended().is_some();
-        if over || !matches!(inner.proto.send_stream(self.id).stopped(), Ok(None)) {
+        if inner.streams.verdict(self.id).is_some() || inner.ended().is_some() {
             return Poll::Ready(());
+        }
+        match inner.proto.send_stream(self.id).stopped() {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                inner.streams.on_aborted(self.id);
+                return Poll::Ready(());
+            }
+            Err(_) => return Poll::Ready(()),
         }
         inner.streams.wait_writable(self.id, cx);
         Poll::Pending
@@ -610,6 +618,7 @@ impl Half {
     /// which the stream would count as open for ever.
     fn on_stopped(&self, inner: &mut crate::connection::Inner, code: VarInt) -> Error {
         let _ = inner.proto.send_stream(self.id).reset(code);
+        inner.streams.on_aborted(self.id);
         self.connection.mark_dirty();
         ErrorKind::Reset(Code(code.into_inner())).into()
     }
@@ -636,6 +645,7 @@ impl Half {
     fn set_abort_code(&self, code: Code) {
         let mut inner = self.connection.inner.borrow_mut();
         inner.streams.set_abort_code(self.id, code);
+        inner.streams.on_aborted(self.id);
     }
 
     fn abort_code(&self) -> Option<Code> {
@@ -650,10 +660,8 @@ impl Half {
 impl Drop for Half {
     fn drop(&mut self) {
         let inner = &mut *self.connection.inner.borrow_mut();
-        if inner.streams.release(self.id) && inner.streams.open_count() == 0 {
-            inner.on_last_stream_released(now());
-            // A draining connection may be waiting for this.
-            self.connection.mark_dirty();
+        if let Some(released) = inner.streams.release(self.id) {
+            self.connection.on_released(inner, released);
         }
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! All streams of a connection share its receive window. A stream that nobody reads keeps its part of it, and
 //! enough of them would stop every other stream. So what unread streams may hold is bounded from above: when
-//! that is half the window, new requests go to another connection. Streams that were not read between two looks,
-//! [`SCAN_INTERVAL`] apart, are stalled; when those may hold three quarters, the longest unread ones are reset.
+//! that is half the window, new requests go to another connection. Streams that were not read for [`STALLED_SCANS`]
+//! looks, [`SCAN_INTERVAL`] apart, are stalled; when those may hold three quarters, the longest unread ones are reset.
 //!
 //! quinn-proto does not tell how much of a stream is unread. It is at most the stream's window, and at most what
 //! came in on the whole connection since everything of the stream had been read.
@@ -23,8 +23,11 @@ use crate::{
     h3::Code,
 };
 
-/// How often unread streams are looked at; one counts when it was not read between two looks.
+/// How often unread streams are looked at.
 const SCAN_INTERVAL: Duration = Duration::from_millis(100);
+/// A reader that takes nothing for a second is not slow but stalled. Less would cut those that wait for a disk or for
+/// a collector of garbage; more would keep the others of a full connection waiting.
+const STALLED_SCANS: u64 = 10;
 
 /// The streams of one connection.
 pub(crate) struct Streams {
@@ -63,8 +66,33 @@ struct Slot {
     verdict: Option<ErrorKind>,
     /// How an unfinished sending half is reset, instead of as its owner says.
     abort_code: Option<Code>,
+    /// `None` for streams of our own.
+    asked: Option<Asked>,
+    /// The peer took it back, or broke a rule in it.
+    aborted: bool,
     /// Halves that their owners hold.
     halves: u8,
+}
+
+/// The times of a request of the peer, by when its packets were taken in: a flood must not look older for the work
+/// that it makes.
+#[derive(Clone, Copy)]
+struct Asked {
+    opened: Instant,
+    /// The last that the peer said on it, until it asked us to stop.
+    heard: Instant,
+    stopped: bool,
+}
+
+/// A stream of which nobody holds a half any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Released {
+    /// One that we opened.
+    Own,
+    /// A request of the peer that came to its end, whoever brought it about.
+    Served,
+    /// A request that the peer took back, or in which it broke a rule, when it was so old.
+    Aborted(Duration),
 }
 
 #[derive(Clone, Copy)]
@@ -115,18 +143,28 @@ impl Streams {
     }
 
     pub(crate) fn insert_local(&mut self, id: StreamId) {
+        self.insert(id, None);
+    }
+
+    fn insert(&mut self, id: StreamId, asked: Option<Asked>) {
         self.total += 1;
         self.slots.insert(
             id,
             Slot {
+                asked,
                 halves: 2,
                 ..Slot::default()
             },
         );
     }
 
-    pub(crate) fn insert_remote(&mut self, id: StreamId, proto: &mut quinn_proto::Connection) {
-        self.insert_local(id);
+    pub(crate) fn insert_remote(&mut self, id: StreamId, proto: &mut quinn_proto::Connection, now: Instant) {
+        let asked = Asked {
+            opened: now,
+            heard: now,
+            stopped: false,
+        };
+        self.insert(id, Some(asked));
         // Each allowed stream costs memory at once, so the limit follows the use.
         let used = proto.streams().remote_open_streams(Dir::Bi);
         if used * 2 >= u64::from(self.allowed) && self.allowed < self.limits.max {
@@ -148,18 +186,29 @@ impl Streams {
         self.tunnels = self.tunnels.saturating_sub(1);
     }
 
-    /// The owner of one half let it go. Returns whether it was the last.
-    pub(crate) fn release(&mut self, id: StreamId) -> bool {
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return false;
-        };
+    /// The owner of one half let it go. Tells how the stream ended if it was the last.
+    pub(crate) fn release(&mut self, id: StreamId) -> Option<Released> {
+        let slot = self.slots.get_mut(&id)?;
         slot.halves = slot.halves.saturating_sub(1);
         if slot.halves > 0 {
-            return false;
+            return None;
         }
         self.on_all_read(id);
-        self.slots.remove(&id);
-        true
+        let slot = self.slots.remove(&id)?;
+        Some(match slot.asked {
+            None => Released::Own,
+            Some(asked) if slot.aborted => {
+                Released::Aborted(asked.heard.saturating_duration_since(asked.opened))
+            }
+            Some(_) => Released::Served,
+        })
+    }
+
+    /// The peer reset the stream, asked us to stop sending on it, or broke a rule in it.
+    pub(crate) fn on_aborted(&mut self, id: StreamId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.aborted = true;
+        }
     }
 
     /// A datagram of `length` bytes came in.
@@ -196,6 +245,7 @@ impl Streams {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
+        slot.hear(now);
         if slot.unread.is_none() && slot.verdict.is_none() {
             slot.unread = Some(Unread {
                 since: self.scans,
@@ -213,6 +263,17 @@ impl Streams {
         if let Some(waker) = self.slots.get_mut(&id).and_then(|slot| slot.write.take()) {
             waker.wake();
         }
+    }
+
+    /// The peer asks us to stop sending.
+    pub(crate) fn on_stopped(&mut self, id: StreamId, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.hear(now);
+            if let Some(asked) = &mut slot.asked {
+                asked.stopped = true;
+            }
+        }
+        self.on_writable(id);
     }
 
     pub(crate) fn on_available(&mut self) {
@@ -308,8 +369,8 @@ impl Streams {
     }
 
     fn reset_stalled(&mut self, proto: &mut quinn_proto::Connection) -> u64 {
-        // The first scan after the last read may have come at once; the second is an interval later.
-        let settled = self.scans.saturating_sub(2);
+        // The first scan after the last read may have come at once.
+        let settled = self.scans.saturating_sub(STALLED_SCANS + 1);
         let is_stalled = |slot: &Slot| slot.unread.is_some_and(|unread| unread.since <= settled);
         let held = self.held(self.slots.values().filter(|slot| is_stalled(slot)));
         let allowed = self.connection_window / 4 * 3;
@@ -338,6 +399,12 @@ impl Streams {
 }
 
 impl Slot {
+    fn hear(&mut self, now: Instant) {
+        if let Some(asked) = self.asked.as_mut().filter(|asked| !asked.stopped) {
+            asked.heard = now;
+        }
+    }
+
     fn wake(&mut self) {
         for waker in [self.read.take(), self.write.take()].into_iter().flatten() {
             waker.wake();

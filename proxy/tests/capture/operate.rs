@@ -149,7 +149,7 @@ fn what_was_altered_is_shown() {
         // 2 is for what can't be told.
         let output = host
             .command("setpriv")
-            .args(["--bounding-set", "-net_admin", "--", PROXY])
+            .args(["--bounding-set", "-net_admin", "--", PROXY.to_str().unwrap()])
             .args(["capture", "show"])
             .output();
         assert_eq!(output.unwrap().status.code(), Some(2));
@@ -303,7 +303,7 @@ fn a_proxy_without_the_right_to_look_says_so() {
             "--bounding-set",
             "-net_admin",
             "--",
-            PROXY,
+            PROXY.to_str().unwrap(),
             "run",
             "--config",
             file.to_str().unwrap(),

@@ -106,7 +106,7 @@ impl Lab {
 
 /// Starts a service of the laboratory in a host.
 pub fn service(host: &Host, kind: &str, listen: SocketAddr) -> Process {
-    let mut command: Command = host.command(PROXY);
+    let mut command: Command = host.command(&*PROXY);
     command.args([
         "lab",
         "services",
@@ -121,7 +121,7 @@ pub fn service(host: &Host, kind: &str, listen: SocketAddr) -> Process {
 
 /// Runs `weft-proxy capture` in a host.
 pub fn capture(host: &Host, args: &[&str]) -> Output {
-    let mut command = host.command(PROXY);
+    let mut command = host.command(&*PROXY);
     command.arg("capture").args(args);
     command.output().expect("run weft-proxy capture")
 }

@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod http;
+pub mod raw;
 
 use std::{
     fmt::Write as _,
@@ -14,7 +15,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU8, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,7 +30,11 @@ use weft_lab::{
     process::{Process, Ready},
 };
 
-pub const PROXY: &str = env!("CARGO_BIN_EXE_weft-proxy");
+/// The sidecar that was built with the tests, or another build of it, for long runs that measure.
+pub static PROXY: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("WEFT_PROXY") {
+    Some(path) => fs::canonicalize(path).expect("WEFT_PROXY names a sidecar"),
+    None => env!("CARGO_BIN_EXE_weft-proxy").into(),
+});
 /// Far longer than anything takes, also on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 pub const TRUST_DOMAIN: &str = "cluster.local";
@@ -369,7 +377,7 @@ impl Mesh {
 
     /// Makes certificates of a CA of their own in a directory.
     pub fn certify(&self, directory: &str, accounts: &[&str]) {
-        let output = Command::new(PROXY)
+        let output = Command::new(&*PROXY)
             .arg("dev-certs")
             .arg(self.directory().join(directory))
             .args(accounts)
@@ -423,8 +431,8 @@ impl Mesh {
         let file = format!("{}.yaml", workload.name);
         self.write(&file, &workload.file(Path::new("mesh.yaml")));
         let mut command = match &workload.host {
-            Some(host) => host.command(PROXY),
-            None => Command::new(PROXY),
+            Some(host) => host.command(&*PROXY),
+            None => Command::new(&*PROXY),
         };
         command
             .arg("run")

@@ -12,7 +12,7 @@ use crate::common::{Mesh, PROXY, SOON, Workload, port};
 
 /// Starts a service of the laboratory in a host.
 fn service(host: &Host, kind: &str, listen: &str, port: u16) -> Process {
-    let mut command: Command = host.command(PROXY);
+    let mut command: Command = host.command(&*PROXY);
     command.args(["lab", "services", kind, "--name", "web-0", "--listen", listen]);
     Process::spawn_ready(kind, command, &Ready::Port(port), SOON).expect("a service")
 }

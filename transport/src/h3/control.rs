@@ -64,6 +64,7 @@ pub struct ControlIn {
     frames: ControlFrames,
     goaway: Option<u64>,
     max_push_id: Option<u64>,
+    chatter: u64,
 }
 
 #[derive(Debug)]
@@ -96,12 +97,14 @@ impl ControlIn {
             frames: ControlFrames::default(),
             goaway: None,
             max_push_id: None,
+            chatter: 0,
         }
     }
 
     /// The peer opened a unidirectional stream.
     pub fn on_open(&mut self, stream: u64) {
         if self.position(stream).is_none() {
+            self.chatter += 1;
             self.streams
                 .push((stream, Stream::Type(varint::Incremental::default())));
         }
@@ -138,8 +141,15 @@ impl ControlIn {
                         self.on_frame(frame, events)?;
                     }
                 }
-                Stream::Encoder(encoder) => encoder.on_data(&std::mem::take(&mut chunk))?,
-                Stream::Decoder(decoder) => decoder.on_data(&std::mem::take(&mut chunk))?,
+                // Each byte of these is, or is a part of, an instruction that changes nothing for us.
+                Stream::Encoder(encoder) => {
+                    self.chatter += chunk.len() as u64;
+                    encoder.on_data(&std::mem::take(&mut chunk))?;
+                }
+                Stream::Decoder(decoder) => {
+                    self.chatter += chunk.len() as u64;
+                    decoder.on_data(&std::mem::take(&mut chunk))?;
+                }
             }
         }
         Ok(())
@@ -160,6 +170,12 @@ impl ControlIn {
     /// The peer reset the stream.
     pub fn on_reset(&mut self, stream: u64) -> Result<(), H3Error> {
         self.on_end(stream)
+    }
+
+    /// How much came since the last call of what may be sent and means nothing: streams that were opened, frames
+    /// beyond SETTINGS, pieces of a kilobyte of those that are skipped, bytes of QPACK's streams.
+    pub fn take_chatter(&mut self) -> u64 {
+        std::mem::take(&mut self.chatter) + self.frames.take_chatter()
     }
 
     /// Whether SETTINGS arrived.

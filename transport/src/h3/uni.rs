@@ -7,6 +7,7 @@ use super::frame::kind;
 use super::prefix_int;
 use super::settings::Settings;
 use super::varint;
+use crate::budget::SKIPPED_PER_UNIT;
 
 /// Longest SETTINGS that we take. Every known setting with GREASE takes under 100 bytes.
 const MAX_SETTINGS: u64 = 4096;
@@ -29,6 +30,9 @@ pub(crate) enum ControlFrame {
 pub(crate) struct ControlFrames {
     state: FrameState,
     has_settings: bool,
+    /// Frames that began, and bytes that were skipped, since they were last asked for.
+    frames: u64,
+    skipped: u64,
 }
 
 #[derive(Debug)]
@@ -59,6 +63,13 @@ impl ControlFrames {
         self.has_settings
     }
 
+    /// See [`super::ControlIn::take_chatter`].
+    pub(crate) fn take_chatter(&mut self) -> u64 {
+        let pieces = self.skipped / SKIPPED_PER_UNIT;
+        self.skipped %= SKIPPED_PER_UNIT;
+        std::mem::take(&mut self.frames) + pieces
+    }
+
     /// The next whole frame; `None` when `chunk` is used up.
     pub(crate) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<ControlFrame>, H3Error> {
         loop {
@@ -68,6 +79,7 @@ impl ControlFrames {
                         return Ok(None);
                     };
                     self.check_type(kind)?;
+                    self.frames += 1;
                     self.state = FrameState::Length {
                         kind,
                         reader: varint::Incremental::default(),
@@ -99,6 +111,7 @@ impl ControlFrames {
                     let length = (*missing).min(chunk.len() as u64);
                     chunk.advance(length as usize);
                     *missing -= length;
+                    self.skipped += length;
                     if *missing > 0 {
                         return Ok(None);
                     }

@@ -449,3 +449,20 @@ fn fin_in_the_middle_of_a_frame_is_a_connection_error() {
         assert_eq!(error, expected, "{cut}");
     }
 }
+
+#[test]
+fn content_in_tiny_frames_is_gathered() {
+    let mut decoder = FrameDecoder::new(Role::Server, LIMIT);
+    let bytes: Vec<u8> = (0..1_000_u32).map(|index| index as u8).collect();
+    let frames: Vec<Bytes> = bytes.iter().map(|byte| frame(kind::DATA, &[*byte])).collect();
+    decoder.push(frames.concat().into());
+    assert_eq!(decoder.next(), Ok(Some(Frame::Data(bytes.into()))));
+    assert_eq!(decoder.next(), Ok(None));
+    // One alone, and large ones, are handed out as they lie in the chunk.
+    let chunk: Bytes = [frame(kind::DATA, b"x"), frame(kind::DATA, &[7; 1_000])]
+        .concat()
+        .into();
+    decoder.push(chunk.clone());
+    assert_eq!(decoder.next(), Ok(Some(Frame::Data(chunk.slice(2..3)))));
+    assert_eq!(decoder.next(), Ok(Some(Frame::Data(chunk.slice(6..)))));
+}
