@@ -56,8 +56,6 @@ impl Body for InboundBody {
         else {
             return Poll::Ready(None);
         };
-        // Who asks for the content has the head: the application may act on the request from now on.
-        recv.mark_processed();
         let frame = ready!(poll_frame(recv, ended, cx));
         if let Some(Ok(frame)) = &frame {
             received.set(received.get() + frame.data_ref().map_or(0, Bytes::len) as u64);
@@ -186,7 +184,6 @@ impl MeshBody {
 impl Drop for MeshBody {
     fn drop(&mut self) {
         if self.recv.is_content_whole() {
-            self.recv.mark_processed();
             self.record.complete();
         }
     }

@@ -375,7 +375,7 @@ async fn websocket(
     stream: RequestStream,
     record: &mut Record,
 ) -> Result<(), Unanswered> {
-    let RequestStream { mut send, mut recv } = stream;
+    let RequestStream { mut send, recv } = stream;
     let Ok(_slot) = send.admit_tunnel() else {
         return Err(Unanswered {
             failure: Failure::TunnelLimit,
@@ -387,7 +387,6 @@ async fn websocket(
         Err(failure) => return Err(Unanswered { failure, send }),
     };
     send.mark_processed();
-    recv.mark_processed();
     let switched = match worker.apps.upgrade(port.address, request).await {
         Ok(UpgradeAnswer::Switched(parts, application)) => {
             switched(&key, parts.headers).map(|head| (head, application))

@@ -92,10 +92,12 @@ impl RequestStream {
             // Made when the request says its method.
             Side::Dial => None,
         };
-        let abort_code = match side {
-            Side::Dial => Code::H3_REQUEST_CANCELLED,
-            // Until someone says that the application has seen the request.
-            Side::Listen => Code::H3_REQUEST_REJECTED,
+        let (send_abort, recv_abort) = match side {
+            Side::Dial => (Code::H3_REQUEST_CANCELLED, Code::H3_REQUEST_CANCELLED),
+            // The response says what becomes of the request: it is refused until someone says that the
+            // application has seen it. To stop reading is within our rights in any case (RFC 9114 section 4.1);
+            // with another code, some clients would never see the end of an answer.
+            Side::Listen => (Code::H3_REQUEST_REJECTED, Code::H3_NO_ERROR),
         };
         let send = SendStream {
             half: half(connection.clone()),
@@ -105,7 +107,7 @@ impl RequestStream {
             body: BodyLength::Unknown,
             method: Method::GET,
             end: End::Open,
-            abort_code,
+            abort_code: send_abort,
             sent: 0,
         };
         let recv = RecvStream {
@@ -114,7 +116,7 @@ impl RequestStream {
             peeked: None,
             trailers: None,
             end: End::Open,
-            abort_code,
+            abort_code: recv_abort,
         };
         Self { send, recv }
     }
@@ -147,7 +149,6 @@ impl RequestStream {
     /// From now on the application may have acted on the request: an abort is no longer a refusal.
     pub fn mark_processed(&mut self) {
         self.send.mark_processed();
-        self.recv.mark_processed();
     }
 
     /// Refuses the request as unprocessed (RFC 9114 section 4.1.1): the peer may send it elsewhere.
@@ -421,13 +422,6 @@ impl RecvStream {
         self.trailers.take()
     }
 
-    /// See [`RequestStream::mark_processed`].
-    pub fn mark_processed(&mut self) {
-        // An application that answers without reading all of the request is within its rights (RFC 9114
-        // section 4.1).
-        self.abort_code = Code::H3_NO_ERROR;
-    }
-
     /// Whether all content that `content-length` announced has been read, though perhaps not the end behind it.
     pub fn is_content_whole(&self) -> bool {
         let length = self.reader.as_ref().map(MessageReader::body_length);
@@ -485,7 +479,15 @@ impl RecvStream {
     fn on_violation(&mut self, error: H3Error) -> Error {
         match error.scope() {
             Scope::Stream => {
-                self.stop(error.code());
+                // A request that is answered although it was not read to its end is stopped without an error
+                // (RFC 9114 section 4.1): some clients would never see the end of the answer.
+                let reads_head = self.reader.as_ref().is_some_and(MessageReader::awaits_request);
+                let may_answer = reads_head && error.status().is_some();
+                self.stop(if may_answer {
+                    Code::H3_NO_ERROR
+                } else {
+                    error.code()
+                });
                 // Not as a refusal: the same request would be as wrong elsewhere.
                 self.half.set_abort_code(error.code());
             }
@@ -501,7 +503,13 @@ impl RecvStream {
 
 impl Drop for RecvStream {
     fn drop(&mut self) {
-        self.stop(self.abort_code);
+        // Nothing of the message is missed if only its end has not been read.
+        let code = if self.is_content_whole() {
+            Code::H3_NO_ERROR
+        } else {
+            self.abort_code
+        };
+        self.stop(code);
     }
 }
 

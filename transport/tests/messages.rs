@@ -151,6 +151,30 @@ fn an_early_answer_stops_the_upload_and_arrives_whole() {
     });
 }
 
+/// As when policy denies a request: the application never sees it, and the answer is whole.
+#[test]
+fn an_answer_instead_of_the_application_stops_the_upload_without_error() {
+    sim::run(async {
+        let (pair, _results) = serve(3, few_streams(), |mut stream| async move {
+            stream.request_head().await.unwrap();
+            let RequestStream { mut send, recv } = stream;
+            drop(recv);
+            send.queue_response(&ResponseHead::new(StatusCode::FORBIDDEN))?;
+            send.queue_end()?;
+            send.flush().await
+        });
+        for _ in 0..20 {
+            let mut stream = start_post(&pair.pool, &pair.peer, "/").await.unwrap();
+            let (_, ended) = pour(&mut stream.send, 100_000, usize::MAX).await;
+            // H3_REQUEST_REJECTED would say that the request may go elsewhere.
+            assert_eq!(reset_code(&ended.unwrap_err()), Some(Code::H3_NO_ERROR));
+            let head = stream.recv.response_head().await.unwrap();
+            assert_eq!(head.status, StatusCode::FORBIDDEN);
+            assert_eq!(body_of(&mut stream.recv).await.unwrap(), b"");
+        }
+    });
+}
+
 #[test]
 fn a_cancelled_response_stops_the_server_and_gives_the_stream_back() {
     sim::run(async {

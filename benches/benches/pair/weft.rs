@@ -66,6 +66,7 @@ impl Weft {
         extra: &str,
         certificates: &Certificates,
     ) -> Result<Process> {
+        let files = certificates.of(account);
         let config = directory.join(format!("{account}.yaml"));
         let text = format!(
             "workload: {{name: {account}-0, namespace: default, serviceAccount: {account}, labels: {{app: {account}}}}}\n\
@@ -74,9 +75,9 @@ impl Weft {
              {extra}\
              accessLog: none\n\
              documents: [mesh.yaml]\n",
-            certificates.certificate(account).display(),
-            certificates.key(account).display(),
-            certificates.authority().display(),
+            files.certificate.display(),
+            files.key.display(),
+            files.authority.display(),
         );
         fs::write(&config, text)?;
         let mut command = host.command(&self.binary);

@@ -75,6 +75,11 @@ impl MessageReader {
         }
     }
 
+    /// Whether the head of a request is still to come.
+    pub fn awaits_request(&self) -> bool {
+        matches!(self.expected, Expected::Request) && self.state == MessageState::Head
+    }
+
     /// Feeds the next bytes of the stream, when [`next`](Self::next) has returned `None`.
     pub fn push(&mut self, chunk: Bytes) {
         self.frames.push(chunk);
