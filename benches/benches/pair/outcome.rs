@@ -262,6 +262,17 @@ fn compare(conditions: &Conditions, rows: &[Row]) -> Vec<Comparison> {
             target: judge(weft / theirs, limit),
         })
     };
+    let captured = |what: &str, layer, connections, of: Figure, limit| {
+        let captured = figure(layer, Pair::WeftCaptured, connections, of)?;
+        let explicit = figure(layer, Pair::Weft, connections, of)?;
+        Some(Comparison {
+            what: format!("{what}, captured, of the explicit port"),
+            weft: captured,
+            peer: Some(explicit),
+            value: captured / explicit,
+            target: judge(captured / explicit, limit),
+        })
+    };
     let absolute = |what: &str, layer, connections, of: Figure, limit| {
         let weft = figure(layer, Pair::Weft, connections, of)?;
         Some(Comparison {
@@ -339,6 +350,20 @@ fn compare(conditions: &Conditions, rows: &[Row]) -> Vec<Comparison> {
                 128,
                 cpu,
                 Limit::None,
+            ),
+            captured(
+                "L7 CPU a request, 128 connections",
+                L7,
+                128,
+                cpu,
+                Limit::AtMost(1.05),
+            ),
+            captured(
+                "L4 CPU a request, 128 connections",
+                L4,
+                128,
+                cpu,
+                Limit::AtMost(1.05),
             ),
             absolute("idle RSS of a sidecar, MiB", L7, 1, idle, Limit::AtMost(18.0)),
         ]

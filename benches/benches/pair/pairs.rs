@@ -5,7 +5,7 @@ use crate::arguments::Options;
 use crate::certificates::Certificates;
 use crate::envoy::{self, Envoy};
 use crate::ground::{Ground, HTTP_PORT, Layer, Target};
-use crate::weft::{self, Weft};
+use crate::weft::{self, Door, Weft};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -17,8 +17,10 @@ use weft_lab::process::Process;
 pub(crate) enum Pair {
     /// No proxies.
     None,
-    /// Weft.
+    /// Weft, at the sidecar's own ports.
     Weft,
+    /// Weft, with transparent capture on both hosts.
+    WeftCaptured,
     /// Envoy, HTTP/2 over mutual TLS.
     EnvoyH2,
     /// Envoy, HTTP/3 over mutual TLS.
@@ -32,10 +34,15 @@ impl Pair {
         match self {
             Self::None => "no proxies",
             Self::Weft => "Weft",
+            Self::WeftCaptured => "Weft, captured",
             Self::EnvoyH2 => "Envoy HTTP/2 mTLS",
             Self::EnvoyH3 => "Envoy HTTP/3 mTLS",
             Self::EnvoyTcp => "Envoy TCP mTLS",
         }
+    }
+
+    fn is_weft(self) -> bool {
+        matches!(self, Self::Weft | Self::WeftCaptured)
     }
 
     fn is_envoy(self) -> bool {
@@ -63,7 +70,7 @@ pub(crate) struct Running {
 impl Prepared {
     pub(crate) fn new(options: &Options) -> Result<Self> {
         let pairs = options.pairs();
-        let weft = if pairs.contains(&Pair::Weft) {
+        let weft = if pairs.iter().any(|pair| pair.is_weft()) {
             Some(Weft::prepare(options)?)
         } else {
             None
@@ -89,7 +96,8 @@ impl Prepared {
 
     pub(crate) fn start(&self, pair: Pair, ground: &Ground) -> Result<Running> {
         let mut running = match (pair, &self.weft, &self.envoy) {
-            (Pair::Weft, Some(weft), _) => weft.start(ground, &self.certificates)?,
+            (Pair::Weft, Some(weft), _) => weft.start(ground, &self.certificates, Door::Explicit)?,
+            (Pair::WeftCaptured, Some(weft), _) => weft.start(ground, &self.certificates, Door::Captured)?,
             (Pair::EnvoyH2, _, Some(envoy)) => envoy.start(ground, &self.certificates, envoy::Wire::H2)?,
             (Pair::EnvoyH3, _, Some(envoy)) => envoy.start(ground, &self.certificates, envoy::Wire::H3)?,
             (Pair::EnvoyTcp, _, Some(envoy)) => envoy.start(ground, &self.certificates, envoy::Wire::Tcp)?,

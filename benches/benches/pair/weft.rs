@@ -23,6 +23,23 @@ const MESH_PORT: u16 = 15008;
 /// The bind of the L4 service.
 const BIND: SocketAddr = loopback(5432);
 
+/// The services' own addresses, which captured applications connect to.
+const SERVICE_RANGE: &str = "10.96.0.0/16";
+const HTTP_SERVICE: SocketAddr = service(10, 80);
+const TCP_SERVICE: SocketAddr = service(11, 5432);
+
+/// What the sidecars mark their sockets with where there is capture.
+const MARK: u32 = 4711;
+
+/// How connections come to the sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// The load is told the sidecar's ports.
+    Explicit,
+    /// The load connects to the services, and the kernel brings it to the sidecar.
+    Captured,
+}
+
 pub(crate) struct Weft {
     binary: PathBuf,
 }
@@ -37,16 +54,30 @@ impl Weft {
         Ok(Self { binary })
     }
 
-    pub(crate) fn start(&self, ground: &Ground, certificates: &Certificates) -> Result<Running> {
+    pub(crate) fn start(&self, ground: &Ground, certificates: &Certificates, door: Door) -> Result<Running> {
         let directory = ground.directory.path();
         fs::write(directory.join("mesh.yaml"), mesh(ground))?;
         let server = format!(
             "application: {{address: 127.0.0.1, ports: [{{name: http, port: {HTTP_PORT}}}, {{name: tcp, port: {TCP_PORT}}}]}}\n"
         );
         let client = format!("binds: [{{listen: \"{BIND}\", service: \"db.default:5432\"}}]\n");
-        let sidecars = [(&ground.right, SERVER, server), (&ground.left, CLIENT, client)]
-            .map(|(host, account, extra)| self.sidecar(host, directory, account, &extra, certificates));
+        let sidecars = [(&ground.right, SERVER, server), (&ground.left, CLIENT, client)].map(
+            |(host, account, mut extra)| {
+                if door == Door::Captured {
+                    extra += &format!("capture: {{mark: {MARK}}}\n");
+                }
+                let sidecar = self.sidecar(host, directory, account, &extra, certificates)?;
+                if door == Door::Captured {
+                    self.capture(host, &directory.join(format!("{account}.yaml")))?;
+                }
+                Ok(sidecar)
+            },
+        );
         let sidecars = sidecars.into_iter().collect::<Result<_>>()?;
+        let (http, tcp) = match door {
+            Door::Explicit => (OUTBOUND, BIND),
+            Door::Captured => (HTTP_SERVICE, TCP_SERVICE),
+        };
         let target = |layer, address| Target {
             layer,
             address,
@@ -54,8 +85,19 @@ impl Weft {
         };
         Ok(Running::new(
             sidecars,
-            vec![target(Layer::L7, OUTBOUND), target(Layer::L4, BIND)],
+            vec![target(Layer::L7, http), target(Layer::L4, tcp)],
         ))
+    }
+
+    /// Installs the capture that a sidecar's file describes.
+    fn capture(&self, host: &Host, config: &Path) -> Result<()> {
+        let mut command = host.command(&self.binary);
+        command.args(["capture", "install", "--config"]).arg(config);
+        let output = command.output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("no capture: {}", String::from_utf8_lossy(&output.stderr)).into())
     }
 
     fn sidecar(
@@ -95,17 +137,19 @@ impl Weft {
 /// What both sidecars believe: one workload behind two services, and the client.
 fn mesh(ground: &Ground) -> String {
     let (left, right) = (ground.left_address, ground.right_address);
+    let (http_service, tcp_service) = (HTTP_SERVICE.ip(), TCP_SERVICE.ip());
     format!(
         "apiVersion: weft.dev/v1alpha1
 kind: MeshConfig
 metadata: {{name: mesh}}
-spec: {{trustDomain: {TRUST_DOMAIN}, meshRanges: [\"{left}/32\", \"{right}/32\"]}}
+spec: {{trustDomain: {TRUST_DOMAIN}, meshRanges: [\"{left}/32\", \"{right}/32\"], serviceRanges: [{SERVICE_RANGE}]}}
 ---
 apiVersion: v1
 kind: Service
 metadata: {{name: {SERVICE_HOST}, namespace: default}}
 spec:
   selector: {{app: {SERVER}}}
+  clusterIP: {http_service}
   ports: [{{name: http, port: 80, targetPort: {HTTP_PORT}, appProtocol: http}}]
 ---
 apiVersion: v1
@@ -113,6 +157,7 @@ kind: Service
 metadata: {{name: db, namespace: default}}
 spec:
   selector: {{app: {SERVER}}}
+  clusterIP: {tcp_service}
   ports: [{{name: tcp, port: 5432, targetPort: {TCP_PORT}, appProtocol: tcp}}]
 ---
 apiVersion: weft.dev/v1alpha1
@@ -166,4 +211,8 @@ fn build() -> Result<PathBuf> {
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+const fn service(number: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, number)), port)
 }
