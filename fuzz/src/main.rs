@@ -16,7 +16,12 @@ static TARGET: OnceLock<Target> = OnceLock::new();
 fuzz_target!(
     init: {
         let name = std::env::var("WEFT_FUZZ_TARGET").unwrap_or_default();
-        let targets = [&weft_proto::fuzz::TARGETS[..], &weft_transport::fuzz::TARGETS].concat();
+        let targets = [
+            &weft_proto::fuzz::TARGETS[..],
+            &weft_transport::fuzz::TARGETS,
+            &weft_proxy::fuzz::TARGETS,
+        ]
+        .concat();
         let Some(target) = targets.iter().find(|target| target.name == name) else {
             let names: Vec<_> = targets.iter().map(|target| target.name).collect();
             eprintln!("no target {name:?}: there are {}", names.join(", "));

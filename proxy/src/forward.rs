@@ -145,7 +145,7 @@ fn route(snapshot: &Snapshot, meant: &Meant, target: &Target, method: &Method) -
 }
 
 /// One more sidecar on the way of this request.
-fn count_hop(head: &mut Parts) -> Result<(), Failure> {
+pub(crate) fn count_hop(head: &mut Parts) -> Result<(), Failure> {
     let hops = match head.headers.get(fields::WEFT_HOPS) {
         None => 0,
         Some(value) => {

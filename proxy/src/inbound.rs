@@ -162,7 +162,7 @@ async fn carry_out(
 }
 
 /// The application sees who calls, from TLS, and how far the request has come; nothing else of ours.
-fn set_mesh_fields(headers: &mut HeaderMap, caller: &SpiffeId) {
+pub(crate) fn set_mesh_fields(headers: &mut HeaderMap, caller: &SpiffeId) {
     for name in [
         fields::WEFT_PORT,
         fields::WEFT_PROTOCOL,
@@ -257,7 +257,10 @@ async fn app_request(
     Ok(request)
 }
 
-fn app_uri(authority: Option<uri::Authority>, path: Option<uri::PathAndQuery>) -> Result<Uri, Failure> {
+pub(crate) fn app_uri(
+    authority: Option<uri::Authority>,
+    path: Option<uri::PathAndQuery>,
+) -> Result<Uri, Failure> {
     let mut parts = uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = authority;

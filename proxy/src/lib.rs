@@ -17,6 +17,8 @@ mod dev_certs;
 mod documents;
 mod drain;
 mod forward;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod identity;
 mod inbound;
 mod local;

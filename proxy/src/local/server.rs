@@ -89,11 +89,9 @@ where
             }
         })
     };
-    let mut connection = http1::Builder::new()
+    let mut connection = http1_builder()
         .timer(HeadTimer::new(watch.clone(), HEAD_TIMEOUT))
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .max_header_size(MAX_HEAD)
         .serve_connection(TokioIo::new(ServerIo { stream, watch }), service)
         .with_upgrades();
     let mut drain = pin!(drain);
@@ -113,6 +111,13 @@ where
         parts.io.into_inner().stream.reset();
     }
     result
+}
+
+/// How strictly, and within which limits, an application's HTTP/1.1 is read.
+pub(crate) fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
+    builder
 }
 
 async fn serve_http2<H, F, B>(
