@@ -291,6 +291,14 @@ enum SendError {
     Caller(Error),
 }
 
+/// A head that cannot be sent is the application's doing; all else is the connection's.
+fn unsent(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Unsendable(_) => Failure::UnsendableResponse(error),
+        _ => Failure::Transport(error),
+    }
+}
+
 async fn send_response(
     send: &mut SendStream,
     method: &Method,
@@ -311,7 +319,7 @@ async fn send_response(
             .insert(fields::WEFT_STATUS, HeaderValue::from(status.as_u16()));
     }
     send.queue_response(&head)
-        .map_err(|error| SendError::Head(Failure::Transport(error)))?;
+        .map_err(|error| SendError::Head(unsent(error)))?;
     record.set_status(status);
     record.on_fields(&head.headers);
     if *method == Method::HEAD || body.is_end_stream() {

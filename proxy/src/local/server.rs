@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::RequestBody;
 use super::error::Reset;
+use super::headers::check_transfer_coding;
 use super::io::LocalStream;
 use super::timer::{HeadTimer, HeadWatch};
 use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, HttpVersion, LocalExecutor, MAX_HEAD};
@@ -77,12 +78,13 @@ where
     let service = {
         let until_close = until_close.clone();
         service_fn(move |request: Request<Incoming>| {
-            let (version, is_connect) = (request.version(), request.method() == Method::CONNECT);
+            let version = request.version();
+            let doubt = Doubt::of(&request);
             let response = handler(RequestBody::new(request));
             let until_close = until_close.clone();
             async move {
                 let mut response = response.await?;
-                finish_http1(&mut response, is_connect);
+                finish_http1(&mut response, doubt);
                 until_close
                     .set(version == Version::HTTP_10 && !response.headers().contains_key(CONTENT_LENGTH));
                 Ok::<_, Reset>(response)
@@ -148,11 +150,35 @@ where
     }
 }
 
-fn finish_http1<B>(response: &mut Response<B>, is_connect: bool) {
+/// Whether what follows a request on its connection can be told from what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    None,
+    /// A caller may have sent the first bytes of its tunnel already, which are no request if it gets none.
+    UnlessAccepted,
+    /// The request ends where hyper says; whoever wrote its coding may have meant otherwise.
+    Always,
+}
+
+impl Doubt {
+    fn of<B>(request: &Request<B>) -> Self {
+        match () {
+            () if check_transfer_coding(request.headers()).is_err() => Self::Always,
+            () if request.method() == Method::CONNECT => Self::UnlessAccepted,
+            () => Self::None,
+        }
+    }
+}
+
+fn finish_http1<B>(response: &mut Response<B>, doubt: Doubt) {
     // The version is this hop's; hyper knows nothing of HTTP/3.
     *response.version_mut() = Version::HTTP_11;
-    if is_connect && !response.status().is_success() {
-        // A caller may have sent the first bytes of its tunnel already. They must not be read as a request.
+    let ends = match doubt {
+        Doubt::None => false,
+        Doubt::UnlessAccepted => !response.status().is_success(),
+        Doubt::Always => true,
+    };
+    if ends {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
