@@ -259,11 +259,7 @@ async fn far(mut head: RequestHead, request: &Understood) -> Vec<u8> {
 /// The application behind the far sidecar: takes what comes, and answers when a request is whole.
 async fn receive(mut application: DuplexStream) -> Vec<u8> {
     let mut received = Vec::new();
-    loop {
-        match Message::read(&received, Kind::Request) {
-            Err(Fault::Incomplete) => {}
-            _ => break,
-        }
+    while let Err(Fault::Incomplete) = Message::read(&received, Kind::Request) {
         if !matches!(application.read_buf(&mut received).await, Ok(1..)) {
             break;
         }
