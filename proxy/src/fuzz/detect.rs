@@ -82,60 +82,93 @@ fn is_request_line(bytes: &[u8]) {
 
 /// Plays the events that can happen, and returns what the client sent before the decision.
 fn play(declared: Declared, remembered: Option<First>, events: &[u8]) -> Vec<u8> {
-    let (mut detection, mut step) = Detection::new(declared, remembered);
-    let (mut sent, mut rest) = (Vec::new(), events);
-    let (mut tunnel, mut ended) = (false, false);
-    let mut waits;
-    loop {
-        match &step {
-            Step::Wait(time) => waits = time.is_some(),
-            Step::Open => {
-                assert!(
-                    !tunnel && declared == Declared::Unknown,
-                    "a tunnel is opened once"
-                );
-                (tunnel, waits) = (true, false);
+    let (detection, step) = Detection::new(declared, remembered);
+    let mut game = Game {
+        declared,
+        detection,
+        sent: Vec::new(),
+        has_tunnel: false,
+        has_timer: false,
+        client_ended: false,
+        decided: false,
+    };
+    game.on_step(&step);
+    let mut rest = events;
+    while !game.decided
+        && let Some((what, tail)) = rest.split_first()
+    {
+        rest = tail;
+        let mut bytes = &[][..];
+        if *what < END {
+            (bytes, rest) = rest.split_at(usize::from(*what).min(rest.len()));
+        }
+        if let Some(event) = game.event(*what, bytes) {
+            let step = game.detection.on_event(event);
+            game.on_step(&step);
+        }
+    }
+    if game.decided {
+        // Whatever comes now is not ours to look at.
+        assert_eq!(game.detection.on_event(Event::Timeout), Step::Wait(None));
+    }
+    assert_eq!(
+        game.detection.into_bytes(),
+        game.sent,
+        "every byte is still to be served"
+    );
+    game.sent
+}
+
+/// Events from here on; numbers below are lengths of what the client sends.
+const END: u8 = 0xf0;
+
+/// One connection, and what can happen on it.
+struct Game {
+    declared: Declared,
+    detection: Detection,
+    sent: Vec<u8>,
+    has_tunnel: bool,
+    has_timer: bool,
+    client_ended: bool,
+    decided: bool,
+}
+
+impl Game {
+    /// The event, unless it cannot be.
+    fn event<'a>(&mut self, what: u8, bytes: &'a [u8]) -> Option<Event<'a>> {
+        match what {
+            END if !self.client_ended => {
+                self.client_ended = true;
+                Some(Event::ClientEnd)
             }
-            decided => {
-                is_sound(declared, decided, &sent);
-                // Whatever comes now is not ours to look at.
-                assert_eq!(detection.on_event(Event::Timeout), Step::Wait(None));
-                break;
+            0xf1 if self.has_tunnel => Some(Event::Server),
+            0xf2 if self.has_tunnel => {
+                self.has_tunnel = false;
+                Some(Event::TunnelFailed)
+            }
+            0xf3 if self.has_timer => Some(Event::Timeout),
+            ..END if !self.client_ended && !bytes.is_empty() => {
+                self.sent.extend_from_slice(bytes);
+                Some(Event::Client(bytes))
+            }
+            _ => None,
+        }
+    }
+
+    fn on_step(&mut self, step: &Step) {
+        match step {
+            Step::Wait(time) => self.has_timer = time.is_some(),
+            Step::Open => {
+                assert!(!self.has_tunnel && self.declared == Declared::Unknown);
+                assert!(self.sent.is_empty(), "a tunnel is opened for a client that spoke");
+                (self.has_tunnel, self.has_timer) = (true, false);
+            }
+            decision => {
+                self.decided = true;
+                is_sound(self.declared, decision, &self.sent);
             }
         }
-        let Some((what, tail)) = rest.split_first() else {
-            break;
-        };
-        rest = tail;
-        step = match what {
-            0xf0 if !ended => {
-                ended = true;
-                detection.on_event(Event::ClientEnd)
-            }
-            0xf1 if tunnel => detection.on_event(Event::Server),
-            0xf2 if tunnel => {
-                // It is gone, and no other is opened.
-                let step = detection.on_event(Event::TunnelFailed);
-                assert_ne!(step, Step::Open);
-                step
-            }
-            0xf3 if waits => detection.on_event(Event::Timeout),
-            0xf0.. => continue,
-            _ if ended => continue,
-            length => {
-                let (bytes, tail) = rest.split_at(usize::from(*length).min(rest.len()));
-                rest = tail;
-                if bytes.is_empty() {
-                    continue;
-                }
-                sent.extend_from_slice(bytes);
-                assert_eq!(detection.first().unwrap_or(First::Client), First::Client);
-                detection.on_event(Event::Client(bytes))
-            }
-        };
     }
-    assert_eq!(detection.into_bytes(), sent, "every byte is still to be served");
-    sent
 }
 
 fn is_sound(declared: Declared, step: &Step, sent: &[u8]) {

@@ -511,6 +511,7 @@ fn hops() -> Vec<Case> {
             "Weft-Port: 22\r\nweft-protocol: h2\r\nweft-timeout: 1\r\n",
             Served(1),
         ),
+        ("unknown-field", "Weft-Unknown: x\r\n", Served(1)),
         ("error", "Weft-Error: x\r\nWeft-Unprocessed: x\r\n", Served(1)),
         ("hops", "Weft-Hops: 3\r\n", Served(1)),
         ("hops-too-many", "Weft-Hops: 16\r\n", Answered),
