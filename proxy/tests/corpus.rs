@@ -8,9 +8,10 @@ use weft_proxy::fuzz::TARGETS;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// One at a time, or the memory of one would count for the other.
+/// One test at a time, or the memory of one would count for the other.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn replay(name: &str) {
-    static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let target = TARGETS.iter().find(|target| target.name == name);
     assert!(target.inspect(|target| target.replay()).is_some(), "{name}");
@@ -29,6 +30,7 @@ fn http1() {
 /// With `WEFT_BLESS` set the files are written instead: commit them.
 #[test]
 fn every_smuggling_request_is_a_seed_of_http1() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/http1");
     let directory = std::path::Path::new(directory);
     for case in weft_proxy::fuzz::smuggling::cases() {
