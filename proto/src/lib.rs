@@ -10,6 +10,8 @@
 //! Nothing here does I/O, and nothing panics, whatever the input.
 
 pub mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod identity;
 pub mod model;
 pub mod names;

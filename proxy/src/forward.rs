@@ -151,12 +151,14 @@ fn route(snapshot: &Snapshot, meant: &Meant, target: &Target, method: &Method) -
 }
 
 /// One more sidecar on the way of this request.
-fn count_hop(head: &mut Parts) -> Result<(), Failure> {
+pub(crate) fn count_hop(head: &mut Parts) -> Result<(), Failure> {
     let hops = match head.headers.get(fields::WEFT_HOPS) {
         None => 0,
         Some(value) => {
+            // Digits alone: `+1` is a number to Rust and not to others.
+            let digits = value.as_bytes().iter().all(u8::is_ascii_digit);
             let hops = value.to_str().ok().and_then(|text| text.parse::<u16>().ok());
-            hops.ok_or(Failure::BadField("weft-hops"))?
+            hops.filter(|_| digits).ok_or(Failure::BadField("weft-hops"))?
         }
     };
     if hops >= MAX_HOPS {

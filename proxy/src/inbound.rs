@@ -162,7 +162,7 @@ async fn carry_out(
 }
 
 /// The application sees who calls, from TLS, and how far the request has come; nothing else of ours.
-fn set_mesh_fields(headers: &mut HeaderMap, caller: &SpiffeId) {
+pub(crate) fn set_mesh_fields(headers: &mut HeaderMap, caller: &SpiffeId) {
     for name in [
         fields::WEFT_PORT,
         fields::WEFT_PROTOCOL,
@@ -257,7 +257,10 @@ async fn app_request(
     Ok(request)
 }
 
-fn app_uri(authority: Option<uri::Authority>, path: Option<uri::PathAndQuery>) -> Result<Uri, Failure> {
+pub(crate) fn app_uri(
+    authority: Option<uri::Authority>,
+    path: Option<uri::PathAndQuery>,
+) -> Result<Uri, Failure> {
     let mut parts = uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = authority;
@@ -288,6 +291,14 @@ enum SendError {
     Caller(Error),
 }
 
+/// A head that cannot be sent is the application's doing; all else is the connection's.
+fn unsent(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Unsendable(_) => Failure::UnsendableResponse(error),
+        _ => Failure::Transport(error),
+    }
+}
+
 async fn send_response(
     send: &mut SendStream,
     method: &Method,
@@ -308,7 +319,7 @@ async fn send_response(
             .insert(fields::WEFT_STATUS, HeaderValue::from(status.as_u16()));
     }
     send.queue_response(&head)
-        .map_err(|error| SendError::Head(Failure::Transport(error)))?;
+        .map_err(|error| SendError::Head(unsent(error)))?;
     record.set_status(status);
     record.on_fields(&head.headers);
     if *method == Method::HEAD || body.is_end_stream() {

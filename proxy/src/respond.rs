@@ -55,6 +55,8 @@ pub(crate) enum Failure {
     Application(AppError),
     /// The application's answer can't be passed on.
     BadResponse(HeadError),
+    /// The application's answer breaks HTTP/3, or has more fields than the caller takes.
+    UnsendableResponse(Error),
     /// What the request asks for is not supported.
     Unsupported(&'static str),
     /// The far sidecar refused the tunnel for good: its status and reason.
@@ -80,7 +82,7 @@ impl Failure {
             Self::Malformed(_) => "malformed",
             Self::TunnelLimit => "tunnel_limit",
             Self::Application(error) => error.kind.reason(),
-            Self::BadResponse(_) => "application_bad_response",
+            Self::BadResponse(_) | Self::UnsendableResponse(_) => "application_bad_response",
             Self::Unsupported(_) => "unsupported",
             Self::Declined { .. } => "declined_by_peer",
         }
@@ -111,7 +113,7 @@ impl Failure {
                 (AppProcessed::Maybe, AppErrorKind::RequestBody) => StatusCode::BAD_REQUEST,
                 (AppProcessed::Maybe, _) => StatusCode::BAD_GATEWAY,
             },
-            Self::BadResponse(_) => StatusCode::BAD_GATEWAY,
+            Self::BadResponse(_) | Self::UnsendableResponse(_) => StatusCode::BAD_GATEWAY,
             Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Declined { status, .. } => *status,
         }
@@ -135,7 +137,7 @@ impl Failure {
             Self::NoEndpoint { unmeshed } => {
                 format!("{unmeshed} endpoints have no sidecar, and MeshConfig does not say `unmeshed: allow`")
             }
-            Self::Transport(error) => error.to_string(),
+            Self::Transport(error) | Self::UnsendableResponse(error) => error.to_string(),
             Self::Unprocessed(reason) => format!("no endpoint can take the request now: {reason}"),
             Self::Loop => "the request has passed too many sidecars".to_owned(),
             Self::BadField(name) => format!("{name} is malformed"),

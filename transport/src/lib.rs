@@ -16,6 +16,8 @@ mod control;
 pub mod credentials;
 mod driver;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod h3;
 mod listener;
 mod migrate;

@@ -35,7 +35,7 @@ pub(crate) struct Continue(oneshot::Sender<()>);
 
 impl RequestBody {
     /// The body of a request whose head hyper read.
-    pub(super) fn new(request: http::Request<Incoming>) -> http::Request<Self> {
+    pub(crate) fn new(request: http::Request<Incoming>) -> http::Request<Self> {
         let (head, incoming) = request.into_parts();
         // hyper's HTTP/2 server never writes 100, and HTTP/1.0 has none.
         let waits =

@@ -115,7 +115,7 @@ fn keep_te_trailers(headers: &mut HeaderMap) {
 
 /// The one transfer coding that hyper undoes is `chunked`, once. Any other would leave its encoded bytes as the
 /// body, with nothing to say so (RFC 9112 section 6.1: 501).
-fn check_transfer_coding(headers: &HeaderMap) -> Result<(), HeadError> {
+pub(super) fn check_transfer_coding(headers: &HeaderMap) -> Result<(), HeadError> {
     let mut values = headers.get_all(TRANSFER_ENCODING).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(()),

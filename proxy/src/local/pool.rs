@@ -15,7 +15,7 @@
 //! The task that drives it. A request borrows its sender; when hyper has done with request and response, the task
 //! itself puts the sender back among the idle ones. So a response needs no wrapper and returning costs no task.
 
-mod http1;
+pub(crate) mod http1;
 mod http2;
 
 use std::cell::RefCell;

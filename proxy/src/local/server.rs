@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::RequestBody;
 use super::error::Reset;
+use super::headers::check_transfer_coding;
 use super::io::LocalStream;
 use super::timer::{HeadTimer, HeadWatch};
 use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, HttpVersion, LocalExecutor, MAX_HEAD};
@@ -77,23 +78,22 @@ where
     let service = {
         let until_close = until_close.clone();
         service_fn(move |request: Request<Incoming>| {
-            let (version, is_connect) = (request.version(), request.method() == Method::CONNECT);
+            let version = request.version();
+            let doubt = Doubt::of(&request);
             let response = handler(RequestBody::new(request));
             let until_close = until_close.clone();
             async move {
                 let mut response = response.await?;
-                finish_http1(&mut response, is_connect);
+                finish_http1(&mut response, doubt);
                 until_close
                     .set(version == Version::HTTP_10 && !response.headers().contains_key(CONTENT_LENGTH));
                 Ok::<_, Reset>(response)
             }
         })
     };
-    let mut connection = http1::Builder::new()
+    let mut connection = http1_builder()
         .timer(HeadTimer::new(watch.clone(), HEAD_TIMEOUT))
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .max_header_size(MAX_HEAD)
         .serve_connection(TokioIo::new(ServerIo { stream, watch }), service)
         .with_upgrades();
     let mut drain = pin!(drain);
@@ -113,6 +113,13 @@ where
         parts.io.into_inner().stream.reset();
     }
     result
+}
+
+/// How strictly, and within which limits, an application's HTTP/1.1 is read.
+pub(crate) fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
+    builder
 }
 
 async fn serve_http2<H, F, B>(
@@ -143,11 +150,35 @@ where
     }
 }
 
-fn finish_http1<B>(response: &mut Response<B>, is_connect: bool) {
+/// Whether what follows a request on its connection can be told from what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    None,
+    /// A caller may have sent the first bytes of its tunnel already, which are no request if it gets none.
+    UnlessAccepted,
+    /// The request ends where hyper says; whoever wrote its coding may have meant otherwise.
+    Always,
+}
+
+impl Doubt {
+    fn of<B>(request: &Request<B>) -> Self {
+        match () {
+            () if check_transfer_coding(request.headers()).is_err() => Self::Always,
+            () if request.method() == Method::CONNECT => Self::UnlessAccepted,
+            () => Self::None,
+        }
+    }
+}
+
+fn finish_http1<B>(response: &mut Response<B>, doubt: Doubt) {
     // The version is this hop's; hyper knows nothing of HTTP/3.
     *response.version_mut() = Version::HTTP_11;
-    if is_connect && !response.status().is_success() {
-        // A caller may have sent the first bytes of its tunnel already. They must not be read as a request.
+    let ends = match doubt {
+        Doubt::None => false,
+        Doubt::UnlessAccepted => !response.status().is_success(),
+        Doubt::Always => true,
+    };
+    if ends {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -89,7 +89,9 @@ impl FieldMap {
                 .map(|crumb| crumb.len() + 2)
                 .sum();
             let mut joined = BytesMut::with_capacity(length);
-            for crumb in self.headers.get_all(header::COOKIE) {
+            // An empty crumb says nothing, and at the end it would leave white space behind.
+            let crumbs = self.headers.get_all(header::COOKIE).iter();
+            for crumb in crumbs.filter(|crumb| !crumb.is_empty()) {
                 if !joined.is_empty() {
                     joined.put_slice(b"; ");
                 }

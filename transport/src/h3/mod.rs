@@ -28,7 +28,7 @@ pub mod request;
 pub mod response;
 mod section;
 pub mod settings;
-mod static_table;
+pub(crate) mod static_table;
 mod uni;
 pub mod varint;
 

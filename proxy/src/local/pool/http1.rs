@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -358,7 +359,7 @@ fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Gives a request the form of HTTP/1.1.
-fn prepare<B: AppBody>(request: &mut Request<B>) {
+pub(crate) fn prepare<B: Body>(request: &mut Request<B>) {
     *request.version_mut() = Version::HTTP_11;
     let parts = std::mem::take(request.uri_mut()).into_parts();
     if let Some(host) = parts
@@ -381,7 +382,8 @@ fn prepare<B: AppBody>(request: &mut Request<B>) {
     }
 }
 
-fn builder() -> http1::Builder {
+/// As every connection to an application is set up.
+pub(crate) fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
     builder

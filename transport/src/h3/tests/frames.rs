@@ -5,108 +5,16 @@ use http::Method;
 use proptest::prelude::*;
 
 use super::{block, chunks};
+use crate::fuzz::frames::{LIMIT, decoded, reference};
 use crate::h3::error::{H3Error, MessageError};
 use crate::h3::frame::kind;
 use crate::h3::*;
-
-const LIMIT: usize = 64;
 
 fn frame(kind: u64, payload: &[u8]) -> Bytes {
     let mut out = BytesMut::new();
     frame::encode_frame_header(kind, payload.len() as u64, &mut out);
     out.extend_from_slice(payload);
     out.freeze()
-}
-
-/// What a stream holds: frames, and how it ends.
-#[derive(Debug, Default, PartialEq)]
-struct Outcome {
-    /// Headers sections, and what is between them.
-    frames: Vec<(bool, Vec<u8>)>,
-    error: Option<H3Error>,
-}
-
-impl Outcome {
-    fn push(&mut self, frame: Frame) {
-        match frame {
-            Frame::Headers(block) => self.frames.push((true, block.to_vec())),
-            Frame::Data(piece) => match self.frames.last_mut() {
-                // Pieces of one frame and of the next are alike.
-                Some((false, data)) => data.extend_from_slice(&piece),
-                _ => self.frames.push((false, piece.to_vec())),
-            },
-        }
-    }
-}
-
-/// The decoder, written naively over the whole stream.
-fn reference(stream: &[u8], role: Role) -> Outcome {
-    let mut outcome = Outcome::default();
-    let (mut rest, mut useless) = (stream, 0);
-    while !rest.is_empty() {
-        let Some((frame_kind, used)) = varint::decode(rest) else {
-            break;
-        };
-        let Some((length, more)) = varint::decode(&rest[used..]) else {
-            break;
-        };
-        rest = &rest[used + more..];
-        let is_useless = match frame_kind {
-            kind::DATA => length == 0,
-            kind::HEADERS => false,
-            _ => true,
-        };
-        useless = if is_useless { useless + 1 } else { 0 };
-        outcome.error = match frame_kind {
-            kind::HEADERS if length > LIMIT as u64 => Some(H3Error::FieldSectionTooLarge),
-            kind::PUSH_PROMISE if role == Role::Client => Some(H3Error::PushId),
-            0x3 | 0x4 | 0x5 | 0x7 | 0xd => Some(H3Error::UnexpectedFrame(frame_kind)),
-            0x2 | 0x6 | 0x8 | 0x9 => Some(H3Error::ReservedFrame(frame_kind)),
-            _ if useless > 128 => Some(H3Error::UselessFrames),
-            _ => None,
-        };
-        if outcome.error.is_some() {
-            return outcome;
-        }
-        let available = rest.len().min(length as usize);
-        let payload = Bytes::copy_from_slice(&rest[..available]);
-        rest = &rest[available..];
-        let is_whole = available as u64 == length;
-        match frame_kind {
-            kind::DATA if available > 0 || is_whole => outcome.push(Frame::Data(payload)),
-            kind::HEADERS if is_whole => outcome.push(Frame::Headers(payload)),
-            _ => {}
-        }
-        if !is_whole {
-            outcome.error = Some(H3Error::TruncatedFrame);
-            return outcome;
-        }
-    }
-    if !rest.is_empty() {
-        outcome.error = Some(H3Error::TruncatedFrame);
-    }
-    outcome
-}
-
-fn decoded(stream: &Bytes, role: Role, lengths: &[usize]) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut decoder = FrameDecoder::new(role, LIMIT);
-    for chunk in chunks(stream, lengths) {
-        decoder.push(chunk);
-        loop {
-            match decoder.next() {
-                Ok(Some(frame)) => outcome.push(frame),
-                Ok(None) => break,
-                Err(error) => {
-                    outcome.error = Some(error);
-                    return outcome;
-                }
-            }
-        }
-        assert!(decoder.buffered() <= LIMIT + 16);
-    }
-    outcome.error = decoder.finish().err();
-    outcome
 }
 
 proptest! {

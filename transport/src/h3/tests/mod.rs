@@ -8,6 +8,7 @@ mod malformed;
 use bytes::{Bytes, BytesMut};
 
 use super::qpack::BlockWriter;
+use crate::fuzz::chunks;
 
 /// A field section of literal fields, in which nothing is checked.
 fn block(fields: &[(&str, &str)]) -> Bytes {
@@ -24,18 +25,4 @@ fn raw_block<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>, huffman: bo
     let mut writer = BlockWriter::new(&mut out, huffman);
     fields.for_each(|(name, value)| writer.literal(name, value, false));
     out.freeze()
-}
-
-/// `bytes` cut into pieces of the given lengths, over and over.
-fn chunks(bytes: &Bytes, lengths: &[usize]) -> Vec<Bytes> {
-    let mut rest = bytes.clone();
-    let mut lengths = lengths.iter().cycle();
-    let mut chunks = Vec::new();
-    while !rest.is_empty() {
-        let length = lengths
-            .next()
-            .map_or(rest.len(), |length| (*length).clamp(1, rest.len()));
-        chunks.push(rest.split_to(length));
-    }
-    chunks
 }
