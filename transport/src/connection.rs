@@ -4,6 +4,11 @@
 //! read and write through it in short synchronous steps on the same thread, and mark it dirty when that leaves
 //! something to send.
 
+mod ended;
+mod events;
+mod info;
+mod moves;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -11,32 +16,31 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use quinn_proto::{
-    ConnectionError, ConnectionEvent, ConnectionHandle, Dir, Event, StreamEvent, StreamId, VarInt,
-};
-use weft_proto::SpiffeId;
+use quinn_proto::{ConnectionEvent, ConnectionHandle, Dir, StreamId, VarInt};
 
 use crate::{
     amplification,
-    budget::{Budget, Overload},
+    budget::Budget,
     config::{Config, Side},
     control::Control,
     driver::Mailbox,
     error::{DialFailure, Error, ErrorKind, Lost},
-    h3::{Code, GoAwaySender, goaway::Admission},
+    h3::{Code, GoAwaySender},
     listener::{Acceptor, Handshake},
-    migrate::{Remedy, Route, ack_eliciting},
     sockets::SocketId,
-    stats::{HandshakeFailure, Move, TransportStats},
-    streams::{Released, Streams},
-    verify::{PeerIdentity, peer_identity},
+    stats::{Move, TransportStats},
+    streams::Streams,
+    verify::PeerIdentity,
     way::Way,
     window::SendWindow,
 };
+
+pub(crate) use self::ended::Ended;
+pub use self::info::{ConnectionInfo, PathInfo};
 
 /// How long a listener leaves it to the dialler to close a connection that it drained. If it closed first and its
 /// GOAWAY was lost, a request on its way would not be known to be unprocessed.
@@ -123,73 +127,6 @@ const LATE_REQUESTS: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_millis(1);
 /// A deadline as near as this is an acknowledgement's or a probe's.
 const IN_USE: Duration = Duration::from_millis(10);
-
-/// Why a connection is over.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Ended {
-    /// It never was confirmed.
-    Dial(DialFailure),
-    Lost(Lost),
-}
-
-impl From<Ended> for Error {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Dial(failure) => failure.into(),
-            Ended::Lost(lost) => lost.into(),
-        }
-    }
-}
-
-/// What an operator sees of a connection.
-#[derive(Clone, Debug)]
-pub struct ConnectionInfo {
-    /// Did we dial it?
-    pub outbound: bool,
-    /// The peer's address now.
-    pub remote: SocketAddr,
-    /// The peer's identity, once it has proved one.
-    pub identity: Option<SpiffeId>,
-    /// `handshaking`, `confirming`, `open`, `draining` or `closed`.
-    pub phase: &'static str,
-    /// Since it began.
-    pub age: Duration,
-    /// Request streams open now.
-    pub streams: usize,
-    /// Request streams since it began.
-    pub streams_total: u64,
-    /// The network path.
-    pub path: PathInfo,
-}
-
-/// Figures of a connection's path.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PathInfo {
-    /// Smoothed round-trip time.
-    pub rtt: Duration,
-    /// Congestion window, in bytes.
-    pub congestion_window: u64,
-    /// UDP payload that the path takes.
-    pub mtu: u16,
-    /// Packets sent.
-    pub packets_sent: u64,
-    /// Packets declared lost, path MTU probes aside.
-    pub packets_lost: u64,
-    /// Datagrams sent.
-    pub datagrams_sent: u64,
-    /// Send calls that carried them.
-    pub send_calls: u64,
-    /// Datagrams received.
-    pub datagrams_received: u64,
-    /// Bytes sent in datagrams.
-    pub bytes_sent: u64,
-    /// Bytes received in datagrams.
-    pub bytes_received: u64,
-    /// Times that the path began to lose large datagrams.
-    pub black_holes: u64,
-    /// Moves of either end: of the peer's address, or of this one's, or away from a path that was silent.
-    pub migrations: u64,
-}
 
 impl Connection {
     pub(crate) fn new(
@@ -526,319 +463,6 @@ impl Connection {
         }
         self.mark_dirty();
     }
-
-    pub(crate) fn info(&self, now: Instant) -> ConnectionInfo {
-        let inner = &*self.inner.borrow();
-        let stats = inner.proto.stats();
-        ConnectionInfo {
-            outbound: self.side == Side::Dial,
-            remote: inner.proto.remote_address(),
-            identity: inner.peer.as_ref().map(|peer| peer.id.clone()),
-            phase: inner.phase.label(),
-            age: now.saturating_duration_since(inner.started),
-            streams: inner.streams.open_count(),
-            streams_total: inner.streams.total(),
-            path: PathInfo {
-                rtt: stats.path.rtt,
-                congestion_window: stats.path.cwnd,
-                mtu: stats.path.current_mtu,
-                packets_sent: stats.path.sent_packets,
-                packets_lost: stats.path.lost_packets,
-                datagrams_sent: stats.udp_tx.datagrams,
-                send_calls: stats.udp_tx.ios,
-                datagrams_received: stats.udp_rx.datagrams,
-                bytes_sent: stats.udp_tx.bytes,
-                bytes_received: stats.udp_rx.bytes,
-                black_holes: stats.path.black_holes_detected,
-                migrations: inner.migrations,
-            },
-        }
-    }
-
-    // Its way through the network; see `crate::migrate`.
-
-    pub(crate) fn is_dialled(&self) -> bool {
-        self.side == Side::Dial
-    }
-
-    pub(crate) fn remote(&self) -> SocketAddr {
-        self.inner.borrow().remote
-    }
-
-    pub(crate) fn socket(&self) -> SocketId {
-        self.inner.borrow().way.socket()
-    }
-
-    pub(crate) fn uses(&self, socket: SocketId) -> bool {
-        self.inner.borrow().way.uses(socket)
-    }
-
-    pub(crate) fn route(&self) -> Option<Route> {
-        self.inner.borrow().way.route()
-    }
-
-    /// Only the dialling side can, and only once the handshake is confirmed (RFC 9000 section 9).
-    fn may_move(&self, inner: &Inner) -> bool {
-        self.side == Side::Dial && matches!(inner.phase, Phase::Open | Phase::Draining)
-    }
-
-    /// What there was to send has been sent.
-    pub(crate) fn on_transmitted(&self, now: Instant) {
-        let inner = &mut *self.inner.borrow_mut();
-        if self.may_move(inner) {
-            let stats = inner.proto.stats();
-            inner
-                .way
-                .on_sent(ack_eliciting(&stats.frame_tx), stats.path.rtt, now);
-        }
-    }
-
-    /// What to do about a path that has been silent for too long.
-    pub(crate) fn remedy(&self, now: Instant) -> Option<Remedy> {
-        let inner = &mut *self.inner.borrow_mut();
-        if self.may_move(inner) {
-            inner.way.remedy(inner.streams.open_count() > 0, now)
-        } else {
-            None
-        }
-    }
-
-    /// Should new requests go elsewhere, because the peer has not answered for long? If so, the task is woken when it
-    /// answers again.
-    pub(crate) fn is_unresponsive(&self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let inner = &mut *self.inner.borrow_mut();
-        let unresponsive = inner.way.is_unresponsive(now);
-        if unresponsive {
-            inner.watchers.push(cx.waker().clone());
-        }
-        unresponsive
-    }
-
-    /// The kernel sends to the peer by another route now.
-    pub(crate) fn on_rerouted(self: &Rc<Self>, route: Route, socket: SocketId, now: Instant) {
-        if !self.may_move(&self.inner.borrow()) {
-            return self.abandon(now, DialFailure::Moved);
-        }
-        let inner = &mut *self.inner.borrow_mut();
-        let address_changed = inner.way.route().is_none_or(|old| old.source != route.source);
-        inner.way.set_route(route);
-        if address_changed {
-            tracing::debug!(remote = %inner.remote, from = %route.source, "moving to another local address");
-            inner.way.leave_for(socket);
-            inner.proto.local_address_changed();
-            inner.migrations += 1;
-            self.stats.moved(Move::Address);
-        }
-        inner.proto.path_changed(now);
-        inner
-            .way
-            .allow_window(inner.proto.congestion_state().initial_window());
-        self.mark_dirty();
-    }
-
-    /// Nothing comes back on the path: it is left for one from another port.
-    pub(crate) fn on_silent_path(self: &Rc<Self>, socket: SocketId) {
-        let inner = &mut *self.inner.borrow_mut();
-        tracing::debug!(remote = %inner.remote, "the path is silent: moving to another port");
-        inner.way.leave_for(socket);
-        inner.proto.local_address_changed();
-        inner.way.allow_probe();
-        inner.migrations += 1;
-        self.stats.moved(Move::Silence);
-        self.mark_dirty();
-    }
-
-    /// Its socket is closed in favour of `socket`.
-    pub(crate) fn on_socket_closed(self: &Rc<Self>, socket: SocketId) {
-        let inner = &mut *self.inner.borrow_mut();
-        inner.way.leave_for(socket);
-        inner.proto.local_address_changed();
-        self.mark_dirty();
-    }
-
-    /// Asks the peer for a sign of life.
-    pub(crate) fn probe(self: &Rc<Self>) {
-        let inner = &mut *self.inner.borrow_mut();
-        inner.proto.ping();
-        inner.way.allow_probe();
-        self.mark_dirty();
-    }
-
-    // Events.
-
-    fn on_event(&self, inner: &mut Inner, event: Event, now: Instant) {
-        match event {
-            Event::Stream(event) => self.on_stream_event(inner, event, now),
-            Event::Connected => self.on_connected(inner, now),
-            Event::ConnectionLost { reason } => self.on_lost(inner, reason),
-            // Datagrams are not negotiated.
-            Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
-        }
-    }
-
-    fn on_connected(&self, inner: &mut Inner, now: Instant) {
-        let certificates = inner.proto.crypto_session().peer_identity();
-        let certificates = certificates.and_then(|any| any.downcast::<Vec<_>>().ok());
-        // The verifier has accepted the chain; without an identity in it something is badly wrong.
-        match certificates.as_deref().map(|chain| peer_identity(chain)) {
-            Some(Ok(peer)) => {
-                inner.expiry = instant_of(peer.not_after, now);
-                inner.peer = Some(peer);
-            }
-            _ => {
-                return inner.close(
-                    now,
-                    Code::H3_INTERNAL_ERROR,
-                    Lost::Violation(Code::H3_INTERNAL_ERROR),
-                );
-            }
-        }
-        // Reserved values that vary from connection to connection, and repeat in a test that repeats.
-        let seed = (self.handle.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        inner.control.open(&mut inner.proto, seed);
-        match self.side {
-            Side::Dial => inner.set_phase(Phase::Confirming),
-            Side::Listen => self.on_confirmed(inner),
-        }
-    }
-
-    fn on_confirmed(&self, inner: &mut Inner) {
-        self.stats.handshakes.add(1);
-        self.established().increment();
-        inner.established = true;
-        inner.set_phase(Phase::Open);
-    }
-
-    fn established(&self) -> &crate::stats::Gauge {
-        match self.side {
-            Side::Dial => &self.stats.connections_outbound,
-            Side::Listen => &self.stats.connections_inbound,
-        }
-    }
-
-    fn on_lost(&self, inner: &mut Inner, reason: ConnectionError) {
-        let ended = match inner.phase {
-            Phase::Handshaking | Phase::Confirming => {
-                let failure = dial_failure(&reason);
-                // The pool counts its dials, with a better reason; our own refusals were counted as they happened.
-                if self.side == Side::Listen && !is_refusal(&reason) {
-                    self.stats.handshake_failed(failure.into());
-                }
-                Ended::Dial(failure)
-            }
-            Phase::Open | Phase::Draining => Ended::Lost(lost(&reason)),
-            Phase::Closed(ended) => ended,
-        };
-        tracing::debug!(remote = %inner.proto.remote_address(), %reason, "connection lost");
-        inner.end(ended);
-    }
-
-    fn on_stream_event(&self, inner: &mut Inner, event: StreamEvent, now: Instant) {
-        match event {
-            StreamEvent::Opened { dir: Dir::Bi } => self.accept_requests(inner, now),
-            StreamEvent::Opened { dir: Dir::Uni } => {
-                while let Some(id) = inner.proto.streams().accept(Dir::Uni) {
-                    inner.control.on_open(id);
-                    self.read_control(inner, id, now);
-                }
-            }
-            StreamEvent::Readable { id } if id.dir() == Dir::Uni => self.read_control(inner, id, now),
-            StreamEvent::Readable { id } => inner.streams.on_readable(id, now),
-            // Only our control stream; nobody may stop it (RFC 9114 section 6.2.1).
-            StreamEvent::Stopped { id, .. } if id.dir() == Dir::Uni => {
-                let code = Code::H3_CLOSED_CRITICAL_STREAM;
-                self.stats.violations.add(1);
-                inner.close(now, code, Lost::Violation(code));
-            }
-            StreamEvent::Writable { id } if id.dir() == Dir::Uni => inner.control.flush(&mut inner.proto),
-            StreamEvent::Writable { id } => inner.streams.on_writable(id),
-            StreamEvent::Stopped { id, .. } => inner.streams.on_stopped(id, now),
-            StreamEvent::Available { dir: Dir::Bi } => inner.streams.on_available(),
-            StreamEvent::Finished { .. } | StreamEvent::Available { dir: Dir::Uni } => {}
-        }
-    }
-
-    fn accept_requests(&self, inner: &mut Inner, now: Instant) {
-        while let Some(id) = inner.proto.streams().accept(Dir::Bi) {
-            let alive = matches!(inner.phase, Phase::Open | Phase::Draining);
-            if alive && inner.goaway.on_request(id.into()) == Admission::Accept {
-                inner.streams.insert_remote(id, &mut inner.proto, now);
-                inner.idle_since = None;
-                inner.accepted.push_back(id);
-            } else {
-                reject(&mut inner.proto, id);
-            }
-        }
-    }
-
-    fn read_control(&self, inner: &mut Inner, id: StreamId, now: Instant) {
-        let goaway = match inner.control.read(&mut inner.proto, id) {
-            Ok(goaway) => goaway,
-            Err(error) => {
-                tracing::debug!(remote = %inner.proto.remote_address(), %error, "peer broke HTTP/3");
-                self.stats.violations.add(1);
-                return inner.close(now, error.code(), Lost::Violation(error.code()));
-            }
-        };
-        if let Some(first_unprocessed) = goaway {
-            inner.streams.fail_from(first_unprocessed, &mut inner.proto);
-        }
-        let chatter = inner.control.take_chatter();
-        if let Err(overload) = inner.budget.on_chatter(chatter, now) {
-            self.on_overload(inner, overload, now);
-        }
-    }
-
-    /// Both halves of a stream were let go.
-    pub(crate) fn on_released(self: &Rc<Self>, inner: &mut Inner, released: Released) {
-        // Without a clock read for each request that ends as it should.
-        let now = || tokio::time::Instant::now().into_std();
-        match released {
-            Released::Own => {}
-            Released::Served => inner.budget.on_served(),
-            Released::Aborted(age) => {
-                let now = now();
-                if let Err(overload) = inner.budget.on_aborted(age, now) {
-                    self.on_overload(inner, overload, now);
-                    self.mark_dirty();
-                }
-            }
-        }
-        if inner.streams.open_count() == 0 {
-            inner.idle_since = Some(now());
-            // A draining connection may be waiting for this.
-            self.mark_dirty();
-        }
-    }
-
-    /// The peer wastes our work (RFC 9114 section 10.5).
-    fn on_overload(&self, inner: &mut Inner, overload: Overload, now: Instant) {
-        if matches!(inner.phase, Phase::Closed(_)) {
-            return;
-        }
-        self.stats.overloaded(overload);
-        let peer = inner.peer.as_ref().map(|peer| peer.id.as_str());
-        tracing::info!(remote = %inner.remote, peer, reason = overload.label(), "closed the connection of a peer that floods");
-        let code = Code::H3_EXCESSIVE_LOAD;
-        inner.close(now, code, Lost::Violation(code));
-    }
-
-    /// The last request of a draining connection is done, and what we sent was received.
-    fn end_if_drained_out(&self, inner: &mut Inner, now: Instant) {
-        // The control stream of ours never ends and always counts as one.
-        let done = matches!(inner.phase, Phase::Draining)
-            && inner.exact_goaway.is_none()
-            && inner.streams.open_count() == 0
-            && inner.accepted.is_empty()
-            && inner.proto.streams().send_streams() <= 1;
-        match self.side {
-            _ if !done => inner.linger = None,
-            Side::Dial => inner.close(now, Code::H3_NO_ERROR, Lost::Local),
-            Side::Listen => {
-                inner.linger.get_or_insert(now + LINGER);
-            }
-        }
-    }
 }
 
 impl Drop for Connection {
@@ -942,67 +566,4 @@ pub(crate) fn reject(proto: &mut quinn_proto::Connection, id: StreamId) {
     let code = VarInt::from_u64(Code::H3_REQUEST_REJECTED.value()).unwrap_or(VarInt::MAX);
     let _ = proto.recv_stream(id).stop(code);
     let _ = proto.send_stream(id).reset(code);
-}
-
-/// The moment on the monotonic clock at which the wall clock will say `time`.
-fn instant_of(time: SystemTime, now: Instant) -> Option<Instant> {
-    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
-    now.checked_add(left)
-}
-
-/// First transport error code that carries a TLS alert (RFC 9001 section 4.8).
-const CRYPTO_ERROR: u64 = 0x100;
-/// CONNECTION_REFUSED (RFC 9000 section 20.1).
-const CONNECTION_REFUSED: u64 = 0x2;
-
-/// What every refusal of [`crate::verify`] becomes (RFC 8446 section 6.2).
-const CERTIFICATE_UNKNOWN: u64 = 46;
-
-/// Did our own verifier end the handshake?
-fn is_refusal(reason: &ConnectionError) -> bool {
-    matches!(reason, ConnectionError::TransportError(error) if u64::from(error.code) == CRYPTO_ERROR + CERTIFICATE_UNKNOWN)
-}
-
-fn dial_failure(reason: &ConnectionError) -> DialFailure {
-    let by_code = |code: u64| match code {
-        CONNECTION_REFUSED => DialFailure::ConnectionRefused,
-        alert if (CRYPTO_ERROR..CRYPTO_ERROR + 0x100).contains(&alert) => {
-            DialFailure::Alert(u8::try_from(alert - CRYPTO_ERROR).unwrap_or_default())
-        }
-        _ => DialFailure::Protocol,
-    };
-    match reason {
-        ConnectionError::ConnectionClosed(close) => by_code(close.error_code.into()),
-        ConnectionError::TransportError(error) => by_code(error.code.into()),
-        ConnectionError::TimedOut => DialFailure::Timeout,
-        ConnectionError::VersionMismatch => DialFailure::Protocol,
-        ConnectionError::ApplicationClosed(_) | ConnectionError::Reset => DialFailure::Closed,
-        ConnectionError::LocallyClosed | ConnectionError::CidsExhausted => DialFailure::Local,
-    }
-}
-
-fn lost(reason: &ConnectionError) -> Lost {
-    match reason {
-        ConnectionError::ApplicationClosed(close) => Lost::PeerClosed(Code(close.error_code.into_inner())),
-        ConnectionError::ConnectionClosed(close) => Lost::Transport(close.error_code.into()),
-        ConnectionError::TransportError(error) => Lost::Transport(error.code.into()),
-        ConnectionError::TimedOut => Lost::TimedOut,
-        ConnectionError::Reset => Lost::StatelessReset,
-        ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => Lost::Transport(0x1),
-        ConnectionError::LocallyClosed => Lost::Local,
-    }
-}
-
-impl From<DialFailure> for HandshakeFailure {
-    fn from(failure: DialFailure) -> Self {
-        match failure {
-            DialFailure::Timeout => Self::Timeout,
-            DialFailure::PeerRefused(_) => Self::PeerCertificate,
-            DialFailure::Alert(_) => Self::Alert,
-            DialFailure::ConnectionRefused => Self::Refused,
-            DialFailure::Protocol => Self::Protocol,
-            DialFailure::Closed | DialFailure::Moved => Self::Closed,
-            DialFailure::Local => Self::Local,
-        }
-    }
 }

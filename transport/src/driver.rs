@@ -4,33 +4,33 @@
 //! and send. Between the events and the sending lies a yield: the tasks that the events woke run first, so that
 //! what they write, and the acknowledgements of what they read, leave in the same datagrams and system calls.
 
+mod mailbox;
 mod moves;
+mod receive;
+mod transmit;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     cmp::Reverse,
     collections::BinaryHeap,
     future::{Future, poll_fn},
-    io::IoSliceMut,
     net::SocketAddr,
     pin::Pin,
-    rc::{Rc, Weak},
+    rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Instant,
 };
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use quinn_proto::{
-    ClientConfig, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, crypto::rustls::QuicServerConfig,
-};
+use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint};
 use quinn_udp::RecvMeta;
 use rustc_hash::FxHashMap;
-use tokio::{sync::oneshot, task::JoinHandle, time::Sleep};
+use tokio::{task::JoinHandle, time::Sleep};
 
 use crate::{
-    config::{Config, MAX_UDP_SEND, Side, cubic},
+    config::{Config, Side, cubic},
     congestion::Progress,
     connection::{Connection, Shared},
     error::{DialFailure, Lost},
@@ -40,25 +40,15 @@ use crate::{
     sockets::{Rebind, SocketId, Sockets},
     stats::TransportStats,
     way::Way,
-    window::WindowPool,
 };
 
-/// Buffers of one receive call: more than 8 gain nothing, and each is written only when it is used.
-const RECEIVE_BATCH: usize = 8;
-/// A GRO buffer never exceeds the largest UDP payload.
-const RECEIVE_BUFFER: usize = 64 << 10;
+pub(crate) use self::mailbox::{Command, Mailbox};
+use self::receive::{RECEIVE_BUFFER, ReceiveBuffers};
+
 /// Receive calls of one turn; then connections and tasks have theirs.
 const RECEIVES_PER_TURN: usize = 4;
-/// Bursts that one connection may send before others have their turn.
-const BURSTS_PER_TURN: usize = 8;
 /// Handshakes that one turn takes on.
 const HANDSHAKES_PER_TURN: usize = 4;
-/// Messages after which the tasks' writes are sent without waiting for all tasks to have run. Larger batches no
-/// longer save system calls, but a hundred requests in lock-step fall out of the caches, and leave the peer idle
-/// while they are worked on.
-const EAGER: u32 = 32;
-/// Datagrams of one GSO burst that we ask quinn-proto for; Linux takes no more (UDP_MAX_SEGMENTS).
-const MAX_SEGMENTS: usize = 64;
 
 /// The task. Ends when [`Mailbox::shut_down`] was called and the last connection is gone.
 pub(crate) struct Driver {
@@ -88,43 +78,6 @@ pub(crate) struct Driver {
     socket_left: bool,
 }
 
-/// How other tasks of the thread reach the driver.
-pub(crate) struct Mailbox {
-    dirty: RefCell<Vec<Rc<Connection>>>,
-    commands: RefCell<Vec<Command>>,
-    waker: RefCell<Option<Waker>>,
-    shut_down: Cell<bool>,
-    local: SocketAddr,
-    /// Messages written since the last transmit pass.
-    written: Cell<u32>,
-    driver: RefCell<Weak<RefCell<Driver>>>,
-    windows: Rc<WindowPool>,
-}
-
-pub(crate) enum Command {
-    /// Starts a connection; it is answered at once, before any packet has left.
-    Dial {
-        remote: SocketAddr,
-        crypto: Arc<dyn quinn_proto::crypto::ClientConfig>,
-        reply: oneshot::Sender<Result<Rc<Connection>, DialFailure>>,
-    },
-    /// Addresses or routes of this host have changed: connections that they lead elsewhere move.
-    Reroute,
-    /// Replaces the credentials of the listener, and asks its peers to dial anew.
-    Serve(Arc<QuicServerConfig>),
-    /// GOAWAY on every connection, and none is taken any more.
-    Drain,
-    /// Ends every connection now.
-    Close,
-    /// Asks for all connections.
-    Connections(oneshot::Sender<Vec<Rc<Connection>>>),
-}
-
-struct ReceiveBuffers {
-    storage: Box<[u8]>,
-    meta: [RecvMeta; RECEIVE_BATCH],
-}
-
 /// Runs a driver on a local task of the current thread. A panic in it ends the process: its connections would hang,
 /// and a proxy must never be half alive.
 pub(crate) fn spawn(driver: Driver) -> JoinHandle<()> {
@@ -137,75 +90,6 @@ pub(crate) fn spawn(driver: Driver) -> JoinHandle<()> {
             std::process::abort();
         }
     })
-}
-
-impl Mailbox {
-    fn new(local: SocketAddr) -> Rc<Self> {
-        Rc::new(Self {
-            dirty: RefCell::default(),
-            commands: RefCell::default(),
-            waker: RefCell::default(),
-            shut_down: Cell::new(false),
-            local,
-            written: Cell::new(0),
-            driver: RefCell::default(),
-            windows: Rc::default(),
-        })
-    }
-
-    /// A task has written all that it has for now. Sends at once if many have: see [`EAGER`].
-    pub(crate) fn on_written(&self) {
-        self.written.set(self.written.get() + 1);
-        if self.written.get() < EAGER {
-            return;
-        }
-        let driver = self.driver.borrow().upgrade();
-        if let Some(driver) = &driver
-            && let Ok(mut driver) = driver.try_borrow_mut()
-        {
-            driver.transmit_early();
-        }
-    }
-
-    /// What the connections share for what they send.
-    pub(crate) fn windows(&self) -> Rc<WindowPool> {
-        self.windows.clone()
-    }
-
-    /// The address of the socket.
-    pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.local
-    }
-
-    pub(crate) fn command(&self, command: Command) {
-        self.commands.borrow_mut().push(command);
-        self.wake();
-    }
-
-    /// `connection` has something to send, or events to hand out.
-    pub(crate) fn push_dirty(&self, connection: Rc<Connection>) {
-        self.dirty.borrow_mut().push(connection);
-        self.wake();
-    }
-
-    /// Every connection there is.
-    pub(crate) async fn connections(&self) -> Vec<Rc<Connection>> {
-        let (reply, connections) = oneshot::channel();
-        self.command(Command::Connections(reply));
-        connections.await.unwrap_or_default()
-    }
-
-    /// Ends the driver once its connections are gone.
-    pub(crate) fn shut_down(&self) {
-        self.shut_down.set(true);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
 }
 
 impl Driver {
@@ -521,82 +405,6 @@ impl Driver {
         }
     }
 
-    /// Sends for every connection in `ready`, until the socket is full.
-    fn transmit(&mut self, now: Instant) {
-        self.mailbox.written.set(0);
-        let mut ready = std::mem::take(&mut self.ready);
-        let mut sent = 0;
-        for connection in &ready {
-            if self.blocked.is_some() {
-                break;
-            }
-            sent += 1;
-            connection.clear_dirty();
-            self.transmit_one(connection, now);
-            self.settle(connection, now);
-        }
-        ready.drain(..sent);
-        // Keeps its allocation; nothing else was put there meanwhile.
-        self.ready = ready;
-    }
-
-    fn transmit_one(&mut self, connection: &Rc<Connection>, now: Instant) {
-        let id = connection.socket();
-        let Some(socket) = self.sockets.get(id) else {
-            return;
-        };
-        let segments = socket.max_gso_segments().min(MAX_SEGMENTS);
-        for _ in 0..BURSTS_PER_TURN {
-            self.burst.clear();
-            let mtu = usize::from(connection.mtu()).max(1);
-            let datagrams = segments.min(MAX_UDP_SEND / mtu).max(1);
-            let Some(transmit) = connection.poll_transmit(now, datagrams, &mut self.burst) else {
-                return;
-            };
-            if !send(socket, &self.stats, &transmit, &self.burst) {
-                self.blocked = Some((id, transmit));
-                break;
-            }
-        }
-        connection.mark_dirty();
-    }
-
-    /// A transmit pass outside of the driver's turn.
-    fn transmit_early(&mut self) {
-        let now = tokio::time::Instant::now().into_std();
-        if self.blocked.is_none() {
-            self.hand_out_events(now);
-            self.transmit(now);
-        }
-        if self.blocked.is_some() {
-            self.mailbox.wake();
-        }
-    }
-
-    /// Sends what a full socket kept back; `false` if it still is full, and then we are woken when it is not.
-    fn flush_blocked(&mut self, cx: &mut Context<'_>) -> bool {
-        while let Some((id, transmit)) = &self.blocked {
-            let Some(socket) = self.sockets.get(*id) else {
-                return true;
-            };
-            if socket.poll_writable(cx).is_pending() {
-                return false;
-            }
-            if send(socket, &self.stats, transmit, &self.burst) {
-                self.blocked = None;
-            }
-        }
-        true
-    }
-
-    /// Sends an answer of the endpoint's own, which a full socket may lose: the peer asks again.
-    fn send_answer(&mut self, transmit: &quinn_proto::Transmit) {
-        let id = self.sockets.newest();
-        if let Some(socket) = self.sockets.get(id) {
-            send(socket, &self.stats, transmit, &self.answer);
-        }
-    }
-
     /// After a connection's turn: forget it if it is gone, else arm its timer.
     fn settle(&mut self, connection: &Rc<Connection>, now: Instant) {
         // What was sent may have ended the connection.
@@ -625,76 +433,5 @@ impl Drop for Driver {
         for connection in self.connections.values() {
             connection.orphan();
         }
-    }
-}
-
-/// Sends the first `transmit.size` bytes of `buffer`. `false`: the socket is full.
-fn send(
-    socket: &mut dyn DatagramSocket,
-    stats: &TransportStats,
-    transmit: &quinn_proto::Transmit,
-    buffer: &[u8],
-) -> bool {
-    let Some(contents) = buffer.get(..transmit.size) else {
-        return true;
-    };
-    let datagrams = transmit
-        .segment_size
-        .map_or(1, |size| contents.len().div_ceil(size.max(1)));
-    let Some(destination) = reachable(socket.local_addr(), transmit.destination) else {
-        return true;
-    };
-    let sent = socket.try_send(&quinn_udp::Transmit {
-        destination,
-        ecn: transmit
-            .ecn
-            .map(|ecn| ecn as u8)
-            .and_then(quinn_udp::EcnCodepoint::from_bits),
-        contents,
-        segment_size: transmit.segment_size,
-        src_ip: transmit.src_ip,
-    });
-    match sent {
-        Ok(()) => {
-            stats.send_calls.add(1);
-            stats.datagrams_sent.add(datagrams as u64);
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
-        // A path MTU probe above the link's MTU: to QUIC it is lost, which is the answer it wants.
-        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => stats.sends_too_long.add(1),
-        Err(error) => {
-            stats.send_errors.add(1);
-            tracing::debug!(%error, destination = %transmit.destination, "send failed");
-        }
-    }
-    true
-}
-
-impl ReceiveBuffers {
-    fn new() -> Self {
-        Self {
-            storage: vec![0; RECEIVE_BATCH * RECEIVE_BUFFER].into_boxed_slice(),
-            meta: [RecvMeta::default(); RECEIVE_BATCH],
-        }
-    }
-
-    fn poll(
-        &mut self,
-        socket: &mut dyn DatagramSocket,
-        cx: &mut Context<'_>,
-    ) -> Poll<std::io::Result<usize>> {
-        let mut buffers: [IoSliceMut<'_>; RECEIVE_BATCH] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        for (slot, chunk) in buffers.iter_mut().zip(self.storage.chunks_mut(RECEIVE_BUFFER)) {
-            *slot = IoSliceMut::new(chunk);
-        }
-        socket.poll_recv(cx, &mut buffers, &mut self.meta)
-    }
-
-    /// Copies buffer `index` out: what streams keep of it must not pin 64 KiB for a hundred bytes.
-    fn take(&self, index: usize) -> Option<(RecvMeta, BytesMut)> {
-        let meta = *self.meta.get(index)?;
-        let start = index * RECEIVE_BUFFER;
-        let bytes = self.storage.get(start..start + meta.len)?;
-        Some((meta, BytesMut::from(bytes)))
     }
 }

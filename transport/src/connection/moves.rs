@@ -1,0 +1,121 @@
+//! A connection's way through the network, and how it leaves it for another (see [`crate::migrate`]).
+
+use std::{net::SocketAddr, rc::Rc, task::Context, time::Instant};
+
+use super::{Connection, Inner, Phase};
+use crate::{
+    config::Side,
+    error::DialFailure,
+    migrate::{Remedy, Route, ack_eliciting},
+    sockets::SocketId,
+    stats::Move,
+};
+
+impl Connection {
+    pub(crate) fn is_dialled(&self) -> bool {
+        self.side == Side::Dial
+    }
+
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.inner.borrow().remote
+    }
+
+    pub(crate) fn socket(&self) -> SocketId {
+        self.inner.borrow().way.socket()
+    }
+
+    pub(crate) fn uses(&self, socket: SocketId) -> bool {
+        self.inner.borrow().way.uses(socket)
+    }
+
+    pub(crate) fn route(&self) -> Option<Route> {
+        self.inner.borrow().way.route()
+    }
+
+    /// Only the dialling side can, and only once the handshake is confirmed (RFC 9000 section 9).
+    pub(super) fn may_move(&self, inner: &Inner) -> bool {
+        self.side == Side::Dial && matches!(inner.phase, Phase::Open | Phase::Draining)
+    }
+
+    /// What there was to send has been sent.
+    pub(crate) fn on_transmitted(&self, now: Instant) {
+        let inner = &mut *self.inner.borrow_mut();
+        if self.may_move(inner) {
+            let stats = inner.proto.stats();
+            inner
+                .way
+                .on_sent(ack_eliciting(&stats.frame_tx), stats.path.rtt, now);
+        }
+    }
+
+    /// What to do about a path that has been silent for too long.
+    pub(crate) fn remedy(&self, now: Instant) -> Option<Remedy> {
+        let inner = &mut *self.inner.borrow_mut();
+        if self.may_move(inner) {
+            inner.way.remedy(inner.streams.open_count() > 0, now)
+        } else {
+            None
+        }
+    }
+
+    /// Should new requests go elsewhere, because the peer has not answered for long? If so, the task is woken when it
+    /// answers again.
+    pub(crate) fn is_unresponsive(&self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let inner = &mut *self.inner.borrow_mut();
+        let unresponsive = inner.way.is_unresponsive(now);
+        if unresponsive {
+            inner.watchers.push(cx.waker().clone());
+        }
+        unresponsive
+    }
+
+    /// The kernel sends to the peer by another route now.
+    pub(crate) fn on_rerouted(self: &Rc<Self>, route: Route, socket: SocketId, now: Instant) {
+        if !self.may_move(&self.inner.borrow()) {
+            return self.abandon(now, DialFailure::Moved);
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        let address_changed = inner.way.route().is_none_or(|old| old.source != route.source);
+        inner.way.set_route(route);
+        if address_changed {
+            tracing::debug!(remote = %inner.remote, from = %route.source, "moving to another local address");
+            inner.way.leave_for(socket);
+            inner.proto.local_address_changed();
+            inner.migrations += 1;
+            self.stats.moved(Move::Address);
+        }
+        inner.proto.path_changed(now);
+        inner
+            .way
+            .allow_window(inner.proto.congestion_state().initial_window());
+        self.mark_dirty();
+    }
+
+    /// Nothing comes back on the path: it is left for one from another port.
+    pub(crate) fn on_silent_path(self: &Rc<Self>, socket: SocketId) {
+        let inner = &mut *self.inner.borrow_mut();
+        tracing::debug!(remote = %inner.remote, "the path is silent: moving to another port");
+        inner.way.leave_for(socket);
+        inner.proto.local_address_changed();
+        inner.way.allow_probe();
+        inner.migrations += 1;
+        self.stats.moved(Move::Silence);
+        self.mark_dirty();
+    }
+
+    /// Its socket is closed in favour of `socket`.
+    pub(crate) fn on_socket_closed(self: &Rc<Self>, socket: SocketId) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.way.leave_for(socket);
+        inner.proto.local_address_changed();
+        self.mark_dirty();
+    }
+
+    /// Asks the peer for a sign of life.
+    pub(crate) fn probe(self: &Rc<Self>) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.proto.ping();
+        inner.way.allow_probe();
+        self.mark_dirty();
+    }
+}
