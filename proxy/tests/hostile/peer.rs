@@ -106,6 +106,8 @@ fn storms_of_cancelled_requests() {
                 let _ = send.reset(H3_REQUEST_CANCELLED);
                 let _ = recv.stop(H3_REQUEST_CANCELLED);
             }
+            // Until the next client comes, and goes.
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
         let (mut send, recv) = peer.connection.open_bi().await.expect("a stream");
         send.write_all(&get(port::HTTP, "/")).await.expect("a write");
@@ -164,6 +166,10 @@ fn answers_that_are_never_read() {
                 send.write_all(&head).await.expect("a write");
                 let _ = send.finish();
                 streams.push((send, recv));
+                // Each takes a connection of the application's, whose backlog is not what is tried here.
+                if streams.len() % 50 == 0 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
             }
             attacker.streams += streams.len() as u64;
             peers.push((peer, control, streams));
