@@ -329,6 +329,9 @@ impl Connection {
             tracing::debug!(from = %inner.remote, to = %remote, "the peer's address moved");
             inner.remote = remote;
             inner.migrations += 1;
+            // Also for a change of port alone, where it is optional (RFC 9000 section 9.4): the new path may take less,
+            // and large datagrams with the challenge in them would never prove it.
+            inner.proto.path_changed(now);
             self.stats.moved(Move::Peer);
             if let Err(overload) = inner.budget.on_moved(now) {
                 self.on_overload(inner, overload, now);

@@ -374,7 +374,7 @@ impl Driver {
             };
             let due = connection.on_timer(at, now);
             if let Some(remedy) = connection.remedy(now) {
-                self.on_silent(&connection, remedy);
+                self.on_silent(&connection, remedy, now);
             } else if due {
                 connection.mark_dirty();
             } else {

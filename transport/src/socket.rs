@@ -229,8 +229,7 @@ fn route(remote: SocketAddr) -> Option<Route> {
     Some(Route { source, payload })
 }
 
-/// An IPv4 address in its own form, also where a dual-stack socket shows it as IPv6: only then does QUIC see a change of
-/// port alone for what it is, a NAT that rebinds (RFC 9000 section 9.4).
+/// An IPv4 address in its own form, also where a dual-stack socket shows it as IPv6.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -92,11 +92,12 @@ impl Connection {
     }
 
     /// Nothing comes back on the path: it is left for one from another port.
-    pub(crate) fn on_silent_path(self: &Rc<Self>, socket: SocketId) {
+    pub(crate) fn on_silent_path(self: &Rc<Self>, socket: SocketId, now: Instant) {
         let inner = &mut *self.inner.borrow_mut();
         tracing::debug!(remote = %inner.remote, "the path is silent: moving to another port");
         inner.way.leave_for(socket);
         inner.proto.local_address_changed();
+        inner.proto.path_changed(now);
         inner.way.allow_probe();
         inner.migrations += 1;
         self.stats.moved(Move::Silence);

@@ -41,7 +41,7 @@ impl Driver {
     }
 
     /// Nothing has come on a connection for too long.
-    pub(super) fn on_silent(&mut self, connection: &Rc<Connection>, remedy: Remedy) {
+    pub(super) fn on_silent(&mut self, connection: &Rc<Connection>, remedy: Remedy, now: Instant) {
         match remedy {
             Remedy::Probe => connection.probe(),
             Remedy::Move => {
@@ -51,7 +51,7 @@ impl Driver {
                 } else {
                     newest
                 };
-                connection.on_silent_path(socket);
+                connection.on_silent_path(socket, now);
             }
         }
     }
