@@ -5,26 +5,90 @@
 
 use std::time::Duration;
 
-/// How often [`give_back`] is to be called: a flood is over sooner than anyone misses the memory.
+/// How often to look at what the allocator keeps.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the allocator may keep: to get less of it back is not worth the page faults that follow.
-#[cfg(target_env = "gnu")]
-const KEEP: usize = 4 << 20;
+/// Looks after which memory counts as not needed, if it was free in each of them. To give back what is taken again a
+/// moment later would cost page faults under load.
+const LOOKS: u32 = 3;
 
-/// Gives free memory back, if the allocator keeps much of it. Allocations of other threads wait meanwhile: a
-/// millisecond for some 10 MiB.
+/// What the allocator may keep.
+const KEEP: usize = 8 << 20;
+
+/// What was free in each of the last looks.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    least: usize,
+    looks: u32,
+}
+
+impl Default for Spare {
+    fn default() -> Self {
+        Self {
+            least: usize::MAX,
+            looks: 0,
+        }
+    }
+}
+
+impl Spare {
+    /// Looks, and gives memory back if much of it has not been needed for a while. Allocations of other threads
+    /// wait meanwhile: a millisecond for some 10 MiB.
+    pub(crate) fn look(&mut self) {
+        if self.on_look(allocator::free_bytes()) {
+            allocator::give_back();
+        }
+    }
+
+    /// Returns whether to give memory back.
+    fn on_look(&mut self, free: usize) -> bool {
+        self.least = self.least.min(free);
+        self.looks += 1;
+        if self.looks < LOOKS {
+            return false;
+        }
+        let spare = self.least > KEEP;
+        *self = Self::default();
+        spare
+    }
+}
+
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "the allocator has no safe interface")]
-pub(crate) fn give_back() {
-    // SAFETY: mallinfo2(3) and malloc_trim(3) may be called at any time, and from any thread.
-    unsafe {
-        if libc::mallinfo2().fordblks > KEEP {
-            libc::malloc_trim(KEEP);
+mod allocator {
+    pub(super) fn free_bytes() -> usize {
+        // SAFETY: mallinfo2(3) may be called at any time, and from any thread.
+        unsafe { libc::mallinfo2().fordblks }
+    }
+
+    pub(super) fn give_back() {
+        // SAFETY: malloc_trim(3) may be called at any time, and from any thread.
+        unsafe {
+            libc::malloc_trim(super::KEEP);
         }
     }
 }
 
 /// Other allocators give it back by themselves.
 #[cfg(not(target_env = "gnu"))]
-pub(crate) fn give_back() {}
+mod allocator {
+    pub(super) fn free_bytes() -> usize {
+        0
+    }
+
+    pub(super) fn give_back() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_was_needed_in_between_is_kept() {
+        let mut spare = Spare::default();
+        let looks = [100, 100, 1, 100, 2, 100, 100, 100, 100].map(|mib| spare.on_look(mib << 20));
+        let given = [false, false, false, false, false, false, false, false, true];
+        assert_eq!(looks, given);
+        assert_eq!([1, 1, 1].map(|mib| spare.on_look(mib << 20)), [false; 3]);
+    }
+}

@@ -90,10 +90,11 @@ impl Status {
             }
         }));
         served.0.push(tokio::spawn(async {
+            let mut spare = memory::Spare::default();
             let mut ticks = tokio::time::interval(memory::INTERVAL);
             loop {
                 ticks.tick().await;
-                memory::give_back();
+                spare.look();
             }
         }));
         Ok(served)

@@ -195,7 +195,8 @@ impl Connection {
     ) -> bool {
         let inner = &mut *self.inner.borrow_mut();
         inner.proto.handle_event(event);
-        inner.window.follow(&mut inner.proto);
+        let idle = inner.streams.open_count() == 0;
+        inner.window.follow(&mut inner.proto, idle);
         inner.streams.on_datagram(length);
         let heard = inner.way.on_heard(socket, now);
         if heard.recovered {

@@ -3,7 +3,8 @@
 //! What is sent must be kept until it is acknowledged, and a peer that asks for much and acknowledges nothing makes us
 //! keep it for a few bytes of its own. So a connection begins with a modest window, which follows the congestion
 //! window, and that grows by acknowledgements alone. And all but a small part of each window comes from a pool that
-//! the connections of a driver share, so that many connections together cannot hold more either.
+//! the connections of a driver share, so that many connections together cannot hold more either. A connection
+//! without streams leaves its part to others.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -48,16 +49,23 @@ impl SendWindow {
         window
     }
 
-    /// Adapts the window to what has been acknowledged, in a new connection too.
-    pub(crate) fn follow(&mut self, proto: &mut Connection) {
-        self.on_congestion_window(proto.congestion_state().window());
+    /// Adapts the window to what has been acknowledged, in a new connection too. `idle`: it carries no stream.
+    pub(crate) fn follow(&mut self, proto: &mut Connection, idle: bool) {
+        if idle {
+            self.adapt(FLOOR.min(self.max));
+        } else {
+            self.on_congestion_window(proto.congestion_state().window());
+        }
         // A store into a field.
         proto.set_send_window(self.granted);
     }
 
     fn on_congestion_window(&mut self, congestion: u64) {
         // Twice as much: what is in flight, and what follows when that is acknowledged.
-        let wanted = congestion.saturating_mul(2).clamp(START.min(self.max), self.max);
+        self.adapt(congestion.saturating_mul(2).clamp(START.min(self.max), self.max));
+    }
+
+    fn adapt(&mut self, wanted: u64) {
         if wanted != self.granted {
             self.set(wanted);
         }
@@ -100,6 +108,8 @@ mod tests {
         assert_eq!(after(&mut window, 100 << 20), MAX);
         assert_eq!(pool.0.get(), POOL + FLOOR - MAX);
         assert_eq!(after(&mut window, 12_000), START);
+        window.adapt(FLOOR);
+        assert_eq!(pool.0.get(), POOL, "an idle connection leaves its part to others");
         drop(window);
         assert_eq!(pool.0.get(), POOL);
     }
