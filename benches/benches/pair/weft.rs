@@ -66,11 +66,13 @@ impl Weft {
                 if door == Door::Captured {
                     extra += &format!("capture: {{mark: {MARK}}}\n");
                 }
-                let sidecar = self.sidecar(host, directory, account, &extra, certificates)?;
+                let config = directory.join(format!("{account}.yaml"));
+                fs::write(&config, proxy(account, &extra, certificates))?;
                 if door == Door::Captured {
-                    self.capture(host, &directory.join(format!("{account}.yaml")))?;
+                    // First: a sidecar is not ready while the capture that it is told of is missing.
+                    self.capture(host, &config)?;
                 }
-                Ok(sidecar)
+                self.sidecar(host, account, &config)
             },
         );
         let sidecars = sidecars.into_iter().collect::<Result<_>>()?;
@@ -100,30 +102,9 @@ impl Weft {
         Err(format!("no capture: {}", String::from_utf8_lossy(&output.stderr)).into())
     }
 
-    fn sidecar(
-        &self,
-        host: &Host,
-        directory: &Path,
-        account: &str,
-        extra: &str,
-        certificates: &Certificates,
-    ) -> Result<Process> {
-        let files = certificates.of(account);
-        let config = directory.join(format!("{account}.yaml"));
-        let text = format!(
-            "workload: {{name: {account}-0, namespace: default, serviceAccount: {account}, labels: {{app: {account}}}}}\n\
-             state: {account}-state\n\
-             identity: {{certificate: {}, key: {}, trustBundle: {}}}\n\
-             {extra}\
-             accessLog: none\n\
-             documents: [mesh.yaml]\n",
-            files.certificate.display(),
-            files.key.display(),
-            files.authority.display(),
-        );
-        fs::write(&config, text)?;
+    fn sidecar(&self, host: &Host, account: &str, config: &Path) -> Result<Process> {
         let mut command = host.command(&self.binary);
-        command.args(["run", "--config"]).arg(&config);
+        command.args(["run", "--config"]).arg(config);
         let ready = Ready::Http(ADMIN, "/ready".to_owned());
         Ok(Process::spawn_ready(
             &format!("weft-proxy of {account}"),
@@ -132,6 +113,22 @@ impl Weft {
             STARTUP,
         )?)
     }
+}
+
+/// The file of one sidecar.
+fn proxy(account: &str, extra: &str, certificates: &Certificates) -> String {
+    let files = certificates.of(account);
+    format!(
+        "workload: {{name: {account}-0, namespace: default, serviceAccount: {account}, labels: {{app: {account}}}}}\n\
+         state: {account}-state\n\
+         identity: {{certificate: {}, key: {}, trustBundle: {}}}\n\
+         {extra}\
+         accessLog: none\n\
+         documents: [mesh.yaml]\n",
+        files.certificate.display(),
+        files.key.display(),
+        files.authority.display(),
+    )
 }
 
 /// What both sidecars believe: one workload behind two services, and the client.

@@ -30,9 +30,13 @@ use weft_lab::{
     process::{Process, Ready},
 };
 
-/// The sidecar that was built with the tests, or another build of it, for long runs that measure.
+/// The sidecar that was built with the tests, or another build of it, for long runs that measure. A relative path is
+/// one from the root of the repository.
 pub static PROXY: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("WEFT_PROXY") {
-    Some(path) => fs::canonicalize(path).expect("WEFT_PROXY names a sidecar"),
+    Some(path) => {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        fs::canonicalize(root.join(path)).expect("WEFT_PROXY names a sidecar")
+    }
     None => env!("CARGO_BIN_EXE_weft-proxy").into(),
 });
 /// Far longer than anything takes, also on a busy machine.
