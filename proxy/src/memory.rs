@@ -13,7 +13,7 @@ pub(crate) const INTERVAL: Duration = Duration::from_secs(2);
 const LOOKS: u32 = 3;
 
 /// What the allocator may keep.
-const KEEP: usize = 8 << 20;
+const KEEP: usize = 4 << 20;
 
 /// What was free in each of the last looks.
 #[derive(Debug)]

@@ -348,23 +348,28 @@ impl Connection {
         self.end_if_drained_out(inner, now);
     }
 
-    /// Gives accepted streams to the listener's owner, outside of any borrow.
+    /// Gives accepted streams to the listener's owner, outside of any borrow, as far as the caller's share of this turn
+    /// goes.
     pub(crate) fn hand_over_accepted(self: &Rc<Self>, acceptor: &Acceptor) {
         loop {
-            let next = {
+            let (id, caller, remote) = {
                 let inner = &mut *self.inner.borrow_mut();
+                let Some(peer) = &inner.peer else { return };
+                if inner.accepted.is_empty() || !acceptor.may_begin(&peer.id) {
+                    return;
+                }
                 let Some(id) = inner.accepted.pop_front() else {
                     return;
                 };
-                inner
-                    .peer
-                    .as_ref()
-                    .map(|peer| (id, peer.id.clone(), inner.proto.remote_address()))
+                (id, peer.id.clone(), inner.remote)
             };
-            if let Some((id, caller, remote)) = next {
-                acceptor.hand_over(self, id, caller, remote);
-            }
+            acceptor.hand_over(self, id, caller, remote);
         }
+    }
+
+    /// Are there accepted streams that their owner has not been given yet?
+    pub(crate) fn has_accepted(&self) -> bool {
+        !self.inner.borrow().accepted.is_empty()
     }
 
     // What the pool and the listener call.

@@ -127,6 +127,9 @@ impl Driver {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         *self.mailbox.waker.borrow_mut() = Some(cx.waker().clone());
         let now = tokio::time::Instant::now().into_std();
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.on_turn();
+        }
         if std::mem::take(&mut self.send_due) || self.blocked.is_some() {
             self.hand_out_events(now);
             while self.flush_blocked(cx) {
@@ -413,6 +416,9 @@ impl Driver {
             self.connections.remove(&connection.handle());
             self.socket_left = true;
             return;
+        }
+        if connection.has_accepted() {
+            connection.mark_dirty();
         }
         connection.on_transmitted(now);
         self.arm(connection, now);

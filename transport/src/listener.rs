@@ -1,6 +1,7 @@
 //! The listening side: takes handshakes within its means, and hands requests to its owner.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     io,
     net::SocketAddr,
@@ -31,6 +32,9 @@ use crate::{
 
 /// Bytes of one handshake that we hold before we look at it: a client's flight is two or three datagrams.
 const HANDSHAKE_BUFFER: u64 = 16 << 10;
+/// Requests of one caller that begin in one turn of the driver; the others' begin in the same turn, however many
+/// connections and requests one has. As many as a sidecar of ours sends at once.
+const REQUESTS_PER_TURN: usize = 32;
 /// A Retry token is good for one round trip of a slow network.
 const RETRY_LIFETIME: Duration = Duration::from_secs(15);
 
@@ -234,6 +238,8 @@ pub(crate) struct Acceptor {
     draining: bool,
     stats: Arc<TransportStats>,
     on_request: Rc<dyn Fn(Incoming)>,
+    /// Requests begun in this turn of the driver, by caller.
+    begun: RefCell<FxHashMap<SpiffeId, usize>>,
 }
 
 /// What to do with a peer's first packet.
@@ -270,6 +276,7 @@ impl Acceptor {
             draining: false,
             stats,
             on_request,
+            begun: RefCell::default(),
         }
     }
 
@@ -342,6 +349,22 @@ impl Acceptor {
                 Err(error.response)
             }
         }
+    }
+
+    /// Another turn of the driver begins.
+    pub(crate) fn on_turn(&self) {
+        self.begun.borrow_mut().clear();
+    }
+
+    /// May another request of `caller` begin in this turn?
+    pub(crate) fn may_begin(&self, caller: &SpiffeId) -> bool {
+        let mut begun = self.begun.borrow_mut();
+        let Some(count) = begun.get_mut(caller) else {
+            begun.insert(caller.clone(), 1);
+            return true;
+        };
+        *count += 1;
+        *count <= REQUESTS_PER_TURN
     }
 
     /// Gives a request to the owner of the listener.

@@ -3,13 +3,12 @@
 //! [aioquic]: https://github.com/aiortc/aioquic
 
 use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
 use serde_json::Value;
-use weft_lab::process::find_program;
+use weft_lab::tools;
 
 use crate::trial::{run, trial};
 
@@ -23,7 +22,8 @@ fn attack(name: &'static str, expected: Option<u64>, small: usize, full: usize) 
         let (packets, address) = (attacker.times(small, full), attacker.web.at(15_008));
         let certificate = attacker.directory.join("certs/mallory.pem");
         let said = tokio::task::spawn_blocking(move || {
-            let mut command = Command::new(python());
+            let python = tools::python_with_aioquic().expect("aioquic");
+            let mut command = Command::new(python);
             command
                 .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/quic_peer.py"))
                 .args([address.ip().to_string(), address.port().to_string()])
@@ -38,41 +38,6 @@ fn attack(name: &'static str, expected: Option<u64>, small: usize, full: usize) 
         attacker.sent = said["sent"].as_u64().expect("a number");
         attacker.closed.extend(said["code"].as_u64());
     }));
-}
-
-/// A Python with the requirements of these tests, in the target directory.
-fn python() -> PathBuf {
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/requirements.txt");
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile-python");
-    fs::create_dir_all(&directory).expect("make a directory");
-    // Tests of one process, and of several, find it whole or make it.
-    let lock = File::create(directory.join("lock")).expect("make a file");
-    lock.lock().expect("lock a file");
-    let (wanted, installed) = (
-        fs::read_to_string(&requirements).expect("read a file"),
-        directory.join("installed.txt"),
-    );
-    let python = directory.join("venv/bin/python");
-    if fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
-        return python;
-    }
-    let system = find_program("python3", "python3-venv").expect("Python");
-    succeeds(
-        Command::new(system)
-            .args(["-m", "venv", "--clear"])
-            .arg(directory.join("venv")),
-    );
-    let install = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-r",
-    ];
-    succeeds(Command::new(&python).args(install).arg(&requirements));
-    fs::write(&installed, wanted).expect("write a file");
-    python
 }
 
 fn succeeds(command: &mut Command) -> Output {
