@@ -2,7 +2,8 @@
 //! port. They are in the clear and nobody knows who calls, so the mesh's mode decides, and a list of ports for probes.
 //!
 //! HTTP is read all the same: its `weft-*` fields are removed, so that nobody outside the mesh can claim to be a
-//! caller of it (`weft-caller`).
+//! caller of it (`weft-caller`). For that it must be known to be HTTP: bytes that a client sends first pass only where
+//! the port is declared as something else, or if they are TLS.
 
 use std::{net::SocketAddr, rc::Rc};
 
@@ -13,7 +14,7 @@ use http::{
     uri::{Authority, Scheme},
 };
 use tokio::net::TcpStream;
-use weft_proto::model::InboundMode;
+use weft_proto::model::{AppProtocol, InboundMode};
 use weft_transport::h3::RequestHead;
 
 use crate::{
@@ -109,10 +110,17 @@ async fn pass(worker: Rc<Worker>, stream: TcpStream, port: &InboundPort) {
         })
     };
     let decision = outbound::detect(&stream, outbound::declared(port.protocol), None, open).await;
+    let doubtful = port.protocol == AppProtocol::Detect && may_be_http(&decision.bytes);
     let stream = LocalStream::new(stream, decision.bytes);
     let opened = match decision.outcome {
         Outcome::Http(version) => return serve_http(worker.clone(), stream, address, version).await,
         Outcome::Gone => return,
+        Outcome::Tunnel(..) if doubtful => {
+            const REASON: &str = "undeclared_protocol";
+            worker.sink.refused(REASON);
+            worker.begin_direct(Protocol::Tcp).fail(REASON);
+            return stream.reset();
+        }
         Outcome::Tunnel(Some(opened), _) => Ok(*opened),
         Outcome::Tunnel(None, _) => open().await,
     };
@@ -126,6 +134,14 @@ async fn pass(worker: Rc<Worker>, stream: TcpStream, port: &InboundPort) {
             stream.reset();
         }
     }
+}
+
+/// Whether an application might read HTTP from bytes that were not recognised as it, and believe the fields in it. A
+/// client that speaks first says TLS, or its port is declared.
+fn may_be_http(first: &[u8]) -> bool {
+    /// ContentType handshake (RFC 8446 section 5.1).
+    const TLS_HANDSHAKE: u8 = 22;
+    first.first().is_some_and(|byte| *byte != TLS_HANDSHAKE)
 }
 
 async fn serve_http(worker: Rc<Worker>, stream: LocalStream, address: SocketAddr, version: HttpVersion) {

@@ -20,6 +20,9 @@ const KEEP: usize = 4 << 20;
 pub(crate) struct Spare {
     least: usize,
     looks: u32,
+    /// What the allocator counted as free right after it had given back what it could: pieces between what lives on,
+    /// whose pages may be gone already. To ask again for as much would change nothing.
+    stuck: usize,
 }
 
 impl Default for Spare {
@@ -27,6 +30,7 @@ impl Default for Spare {
         Self {
             least: usize::MAX,
             looks: 0,
+            stuck: 0,
         }
     }
 }
@@ -37,6 +41,7 @@ impl Spare {
     pub(crate) fn look(&mut self) {
         if self.on_look(allocator::free_bytes()) {
             allocator::give_back();
+            self.stuck = allocator::free_bytes();
         }
     }
 
@@ -47,8 +52,10 @@ impl Spare {
         if self.looks < LOOKS {
             return false;
         }
-        let spare = self.least > KEEP;
-        *self = Self::default();
+        let spare = self.least > self.stuck.saturating_add(KEEP);
+        // Less than ever: what was stuck is in use.
+        self.stuck = self.stuck.min(self.least);
+        (self.least, self.looks) = (usize::MAX, 0);
         spare
     }
 }
@@ -90,5 +97,12 @@ mod tests {
         let given = [false, false, false, false, false, false, false, false, true];
         assert_eq!(looks, given);
         assert_eq!([1, 1, 1].map(|mib| spare.on_look(mib << 20)), [false; 3]);
+        // What could not be given back is not asked for again, until there is more.
+        spare.stuck = 50 << 20;
+        assert_eq!([50, 51, 52].map(|mib| spare.on_look(mib << 20)), [false; 3]);
+        assert_eq!(
+            [60, 61, 62].map(|mib| spare.on_look(mib << 20)),
+            [false, false, true]
+        );
     }
 }

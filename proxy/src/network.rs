@@ -18,7 +18,8 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// Changes that come sooner after another are taken together: a router's table may change thousands of times a second.
+/// Changes that come sooner after another are taken together: a router's table may change thousands of times a second,
+/// and each time is a question to the kernel for every peer.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Tells that addresses or routes may have changed.

@@ -127,8 +127,11 @@ impl Driver {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         *self.mailbox.waker.borrow_mut() = Some(cx.waker().clone());
         let now = tokio::time::Instant::now().into_std();
-        if let Some(acceptor) = &self.acceptor {
-            acceptor.on_turn();
+        if self.acceptor.as_ref().is_some_and(Acceptor::on_turn) {
+            // Another connection of the same caller is the first to be given its share.
+            let dirty = &mut *self.mailbox.dirty.borrow_mut();
+            let first = usize::from(dirty.len() > 1);
+            dirty.rotate_left(first);
         }
         if std::mem::take(&mut self.send_due) || self.blocked.is_some() {
             self.hand_out_events(now);

@@ -1,7 +1,7 @@
 //! The listening side: takes handshakes within its means, and hands requests to its owner.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     io,
     net::SocketAddr,
@@ -240,6 +240,8 @@ pub(crate) struct Acceptor {
     on_request: Rc<dyn Fn(Incoming)>,
     /// Requests begun in this turn of the driver, by caller.
     begun: RefCell<FxHashMap<SpiffeId, usize>>,
+    /// Requests had to wait for the next turn.
+    kept_waiting: Cell<bool>,
 }
 
 /// What to do with a peer's first packet.
@@ -277,6 +279,7 @@ impl Acceptor {
             stats,
             on_request,
             begun: RefCell::default(),
+            kept_waiting: Cell::new(false),
         }
     }
 
@@ -351,9 +354,10 @@ impl Acceptor {
         }
     }
 
-    /// Another turn of the driver begins.
-    pub(crate) fn on_turn(&self) {
+    /// Another turn of the driver begins. Returns whether requests of the last one had to wait for it.
+    pub(crate) fn on_turn(&self) -> bool {
         self.begun.borrow_mut().clear();
+        self.kept_waiting.take()
     }
 
     /// May another request of `caller` begin in this turn?
@@ -364,7 +368,9 @@ impl Acceptor {
             return true;
         };
         *count += 1;
-        *count <= REQUESTS_PER_TURN
+        let may = *count <= REQUESTS_PER_TURN;
+        self.kept_waiting.set(self.kept_waiting.get() || !may);
+        may
     }
 
     /// Gives a request to the owner of the listener.

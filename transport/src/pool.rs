@@ -254,28 +254,32 @@ impl Pool {
         };
         peer.connections.retain(|connection| connection.is_open());
         peer.superseded.retain(|connection| connection.is_open());
-        let mut answers = |connection: &&Rc<Connection>| !connection.is_unresponsive(now, cx);
+        let answers = |connection: &&Rc<Connection>| !connection.is_unresponsive(now);
         if let Some(connection) = peer
             .connections
             .iter()
-            .filter(&mut answers)
+            .filter(answers)
             .find(|connection| !connection.is_crowded())
         {
             return Choice::Use(connection.clone());
         }
-        let crowded = peer.connections.iter().rfind(&mut answers).cloned();
+        let crowded = peer.connections.iter().rfind(answers).cloned();
         if let Some(connection) = &crowded
             && peer.connections.len() >= self.inner.config.max_connections_per_peer
         {
             return Choice::Use(connection.clone());
         }
-        let superseded = peer.superseded.iter().find(&mut answers).cloned();
+        let superseded = peer.superseded.iter().find(answers).cloned();
         match (peer.dial.on_demand(now), superseded.or(crowded)) {
             (Advice::Dial, Some(connection)) if peer.connections.is_empty() => Choice::Replace(connection),
             (Advice::Wait, Some(connection)) if peer.connections.is_empty() => Choice::Use(connection),
             (Advice::Dial, _) => Choice::Dial,
             (Advice::Wait, _) => {
                 peer.waiting.push(cx.waker().clone());
+                // An old connection that answers again will do as well.
+                for connection in peer.all() {
+                    connection.wait_responsive(cx);
+                }
                 Choice::Wait
             }
             // Better a connection with stalled readers on it than none.

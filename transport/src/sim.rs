@@ -81,6 +81,38 @@ pub fn pair(seed: u64, link: Link, config: Config, on_request: impl Fn(Incoming)
     }
 }
 
+/// A second listening side on the network of a pair, of the same workload at another address.
+pub struct Another {
+    /// It, until it is dropped.
+    pub listener: Listener,
+    /// Leads to it.
+    pub peer: PeerKey,
+}
+
+/// See [`Another`].
+pub fn another_listener(
+    pair: &Pair,
+    ip: std::net::IpAddr,
+    on_request: impl Fn(Incoming) + 'static,
+) -> Another {
+    let address = SocketAddr::new(ip, pair.peer.address.port());
+    let server = pair.authority.credentials("default", "server");
+    let listener = listen(
+        &pair.network,
+        (pair.seed.wrapping_add(99), &listener_state(1)),
+        address,
+        &pair.config,
+        &server,
+        &pair.listener_stats,
+        on_request,
+    );
+    let peer = PeerKey {
+        address,
+        ..pair.peer.clone()
+    };
+    Another { listener, peer }
+}
+
 impl Pair {
     /// Another dialling side, `index` from 2 to 250, of the same workload.
     pub fn another_pool(&self, index: u8) -> Pool {

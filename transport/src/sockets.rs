@@ -5,8 +5,9 @@ use std::io;
 
 use crate::socket::DatagramSocket;
 
-/// Sockets that a driver keeps at the most; the connections on the oldest move when there would be more.
-const MAX_SOCKETS: usize = 4;
+/// Sockets that a driver keeps at the most. If all of these are in use and another is needed, the connections on the
+/// oldest move to it.
+const MAX_SOCKETS: usize = 8;
 
 /// Names a socket of a driver, also after it was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -117,7 +117,7 @@ impl Way {
     pub(crate) fn remedy(&mut self, waiting: bool, now: Instant) -> Option<Remedy> {
         let quiet = matches!(self.quiet, Quiet::Heard(ask) if ask <= now);
         if quiet {
-            self.quiet = Quiet::Asked;
+            self.quiet = if waiting { Quiet::Asked } else { Quiet::Answered };
         }
         let remedy = self.watch.remedy(now);
         remedy.or((quiet && waiting).then_some(Remedy::Probe))

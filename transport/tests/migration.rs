@@ -277,6 +277,29 @@ fn requests_do_not_wait_for_a_peer_that_does_not_answer() {
 }
 
 #[test]
+fn a_peer_that_is_gone_moves_nobody_else() {
+    sim::run(async {
+        let pair = echoing(15);
+        let pool = &pair.pool;
+        let second = sim::another_listener(&pair, [10, 0, 0, 3].into(), |incoming| {
+            tokio::task::spawn_local(echo(incoming));
+        });
+        get(pool, &second.peer, "/").await.unwrap();
+        get(pool, &pair.peer, "/").await.unwrap();
+        pair.network.cut(Cut::Towards([10, 0, 0, 3].into()));
+        pass(30 * SECOND).await;
+        get(pool, &pair.peer, "/").await.unwrap();
+        let moved: u64 = pool
+            .connections()
+            .iter()
+            .filter(|(peer, _)| peer.address == pair.peer.address)
+            .map(|(_, info)| info.path.migrations)
+            .sum();
+        assert_eq!(moved, 0);
+    });
+}
+
+#[test]
 fn whoever_waits_for_a_new_connection_is_told_when_the_old_one_answers_again() {
     sim::run(async {
         let pair = echoing(10);

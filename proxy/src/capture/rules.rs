@@ -226,6 +226,7 @@ impl Rules {
             }
             script.line(2, format_args!("meta l4proto tcp counter redirect to :{port}"));
         });
+        self.uncaptured(script);
         if self.whom == Whom::All {
             return;
         }
@@ -254,6 +255,29 @@ impl Rules {
         });
     }
 
+    /// What should have been redirected and was not: another table's translation may come first, and the first one
+    /// wins. What was redirected has a destination on this host by now.
+    fn uncaptured(&self, script: &mut Script) {
+        let (first, whom) = (FIRST_PACKET, self.whom.expression());
+        script.chain("uncaptured", "filter hook output priority 0", |script| {
+            script.line(2, format_args!("{first} {whom}jump reject_uncaptured"));
+        });
+        script.block(1, "chain reject_uncaptured", |script| {
+            self.exempt_sockets(script);
+            script.line(2, "ip daddr @passed4 return");
+            script.line(2, "ip6 daddr @passed6 return");
+            script.line(2, "fib daddr type local return");
+            if !self.exempt.ports.is_empty() {
+                script.line(
+                    2,
+                    format_args!("tcp dport {{ {} }} return", list(&self.exempt.ports)),
+                );
+            }
+            script.line(2, "ip daddr @mesh4 counter reject with icmpx admin-prohibited");
+            script.line(2, "ip6 daddr @mesh6 counter reject with icmpx admin-prohibited");
+        });
+    }
+
     /// The address stays, and the port alone changes: the sidecar may listen on the workload's address or on any.
     fn inbound(&self, script: &mut Script) {
         let ports = match &self.inbound {
@@ -278,6 +302,24 @@ impl Rules {
             script.line(2, format_args!("tcp dport {{ {} }} return", list(&never)));
             let ports = ports.map_or(String::new(), |ports| format!("tcp dport {{ {ports} }} "));
             script.line(2, format_args!("{ports}meta l4proto tcp counter dnat to :{port}"));
+        });
+        let InboundPorts::Listed(ports) = &self.inbound else {
+            return;
+        };
+        let ports: BTreeSet<_> = ports.difference(&never).copied().collect();
+        if ports.is_empty() {
+            return;
+        }
+        // What should have been redirected and was not: a sender can make connection tracking know a connection before
+        // its first packet, and then that is not translated.
+        script.chain("unredirected", "filter hook input priority 0", |script| {
+            script.line(
+                2,
+                format_args!(
+                    "iifname != \"lo\" {FIRST_PACKET} tcp dport {{ {} }} counter reject with tcp reset",
+                    list(&ports)
+                ),
+            );
         });
     }
 

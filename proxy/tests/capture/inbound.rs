@@ -6,11 +6,14 @@ use std::{
 };
 
 use serde_json::Value;
-use weft_lab::{netns::privileged, services::tcp::banner};
+use weft_lab::{
+    netns::{Host, privileged},
+    services::tcp::banner,
+};
 
 use crate::{
     common::{SOON, port},
-    setup::{Lab, MARK, access, capture, get, is_refused, service, talk},
+    setup::{Lab, MARK, access, as_user, capture, get, is_refused, service, talk},
 };
 
 fn metric(lab: &Lab, text: &str) -> bool {
@@ -101,6 +104,13 @@ fn permissive_passes_plaintext_to_declared_ports() {
             assert!(answer.contains(&format!("kept-{port}")), "{answer}");
             assert!(!answer.contains("spiffe"), "{answer}");
         }
+        // Nor by a spelling that the sidecar takes for bytes and the application for HTTP.
+        let forged = "Host: web\r\nWeft-Caller: spiffe://cluster.local/ns/default/sa/admin\r\nConnection: close\r\n\r\n";
+        for line in ["\r\nGET /headers HTTP/1.1", "GET https://web/headers HTTP/1.1"] {
+            let answer = talk(&lab.left, lab.web(port::ANY), &format!("{line}\r\n{forged}"));
+            assert!(is_refused(&answer), "{line:?}: {answer:?}");
+        }
+        access(lab.mesh.sidecar("web-0"), &[("reason", "undeclared_protocol")]);
         // A port that nobody declared is not the mesh's to open, once all are captured.
         let undeclared = SocketAddr::new(lab.web(0).ip(), 9_999);
         lab.capture("web-0", &["--all-ports", "--exclude-inbound-port", "9998"]);
@@ -123,6 +133,38 @@ fn the_mode_is_the_meshs_where_the_proxy_has_none() {
         assert!(from_outside(&lab)[0].is_ok());
         let output = capture(&lab.right, &["remove"]);
         assert_eq!(output.status.code(), Some(0));
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_another_table_keeps_from_being_redirected_is_refused() {
+    privileged(|| {
+        let lab = start(0, "{plaintext: strict}");
+        lab.capture("client-0", &[]);
+        // Untracked, they are not translated.
+        let untrack = |host: &Host, chain: &str| {
+            let rules = format!(
+                "table ip other {{\n chain early {{\n  type filter hook {chain} priority -300;\n  tcp dport {} notrack\n }}\n}}\n",
+                port::HTTP
+            );
+            let file = lab.mesh.directory().join("other.nft");
+            std::fs::write(&file, rules).unwrap();
+            let done = as_user(host, 0, "nft", &["-f", file.to_str().unwrap()]);
+            assert!(done.status.success(), "{done:?}");
+        };
+        let talk = || get(&lab.left, lab.web(port::HTTP), "/");
+        assert!(talk().unwrap().starts_with("HTTP/1.1 200 "), "through the mesh");
+        untrack(&lab.left, "output");
+        let left = talk();
+        assert!(left.is_err() && !is_refused(&left), "it left the host: {left:?}");
+        // The rule of the other table stays; the capture goes.
+        assert_eq!(capture(&lab.left, &["remove"]).status.code(), Some(0));
+        assert!(is_refused(&talk()), "plaintext, redirected over there");
+        untrack(&lab.right, "prerouting");
+        assert!(is_refused(&talk()), "plaintext, not redirected over there");
+        // The application is there: beside it, it answers.
+        assert!(get(&lab.right, lab.web(port::HTTP), "/").is_ok());
     })
     .unwrap();
 }

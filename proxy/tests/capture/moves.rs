@@ -177,10 +177,8 @@ fn the_client_moves(family: usize) {
     let [connection] = &connections(&lab)[..] else {
         panic!("another connection was made: {:#?}", connections(&lab))
     };
-    assert!(
-        connection["migrations"].as_u64() >= Some(u64::from(changes)),
-        "{connection:#}"
-    );
+    // Changes within a moment of each other are one move.
+    assert!(connection["migrations"].as_u64() >= Some(1), "{connection:#}");
     assert_eq!(handshakes(&lab), 1.0, "no new handshake");
     // What comes later comes from the new address.
     assert!(get(&lab.left, lab.service(80), "/").is_ok());

@@ -58,15 +58,17 @@ impl Connection {
         }
     }
 
-    /// Should new requests go elsewhere, because the peer has not answered for long? If so, the task is woken when it
-    /// answers again.
-    pub(crate) fn is_unresponsive(&self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let inner = &mut *self.inner.borrow_mut();
-        let unresponsive = inner.way.is_unresponsive(now);
-        if unresponsive {
-            inner.watchers.push(cx.waker().clone());
+    /// Should new requests go elsewhere, because the peer has not answered for long?
+    pub(crate) fn is_unresponsive(&self, now: Instant) -> bool {
+        self.inner.borrow().way.is_unresponsive(now)
+    }
+
+    /// Wakes the task when the peer answers again.
+    pub(crate) fn wait_responsive(&self, cx: &mut Context<'_>) {
+        let watchers = &mut self.inner.borrow_mut().watchers;
+        if !watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            watchers.push(cx.waker().clone());
         }
-        unresponsive
     }
 
     /// The kernel sends to the peer by another route now.
@@ -104,11 +106,16 @@ impl Connection {
         self.mark_dirty();
     }
 
-    /// Its socket is closed in favour of `socket`.
-    pub(crate) fn on_socket_closed(self: &Rc<Self>, socket: SocketId) {
+    /// The socket `closed` goes, in favour of `socket`.
+    pub(crate) fn on_socket_closed(self: &Rc<Self>, closed: SocketId, socket: SocketId) {
         let inner = &mut *self.inner.borrow_mut();
+        if inner.way.socket() != closed {
+            return;
+        }
         inner.way.leave_for(socket);
         inner.proto.local_address_changed();
+        inner.migrations += 1;
+        self.stats.moved(Move::Silence);
         self.mark_dirty();
     }
 

@@ -40,7 +40,7 @@ impl Driver {
         }
     }
 
-    /// Nothing has come on a connection for too long.
+    /// What was sent on a connection is not acknowledged, or it is to be asked whether it still leads anywhere.
     pub(super) fn on_silent(&mut self, connection: &Rc<Connection>, remedy: Remedy, now: Instant) {
         match remedy {
             Remedy::Probe => connection.probe(),
@@ -58,6 +58,8 @@ impl Driver {
 
     /// Another socket, or the newest if none can be had.
     fn bind_another(&mut self) -> SocketId {
+        // What nobody uses any more goes first: the healthy connections on the oldest are not to be moved for it.
+        self.close_unused_sockets();
         let surplus = self.sockets.surplus();
         let id = match self.sockets.rebind() {
             Ok(id) => id,
@@ -68,9 +70,7 @@ impl Driver {
         };
         if let Some(surplus) = surplus {
             for connection in self.connections.values() {
-                if connection.socket() == surplus {
-                    connection.on_socket_closed(id);
-                }
+                connection.on_socket_closed(surplus, id);
             }
             self.sockets.close_unused(|open| open != surplus);
         }
