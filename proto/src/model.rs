@@ -252,6 +252,11 @@ impl AppProtocol {
         self == AppProtocol::Udp
     }
 
+    /// Whether it is declared to be HTTP of any version.
+    pub fn is_http(self) -> bool {
+        matches!(self, AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc)
+    }
+
     /// The word for it in a document, and in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -454,6 +454,9 @@ async fn tcp(
     match worker.app_connector.connect(port.address).await {
         Ok(application) => {
             stream.mark_processed();
+            if port.protocol.is_http() {
+                return hold_tunnel(stream, worker, (port.address, application), record).await;
+            }
             let spare = Some((&worker.apps, port.address));
             accept_tunnel(
                 stream,
@@ -506,6 +509,45 @@ async fn accept_tunnel(
                 }
                 _ => application.reset(),
             }
+        }
+    }
+    Ok(())
+}
+
+/// A tunnel to a port that is declared as HTTP is there to be abandoned: HTTP comes as requests, which say who sends
+/// them, and in a tunnel a peer could say in `weft-caller` what it likes. Its first byte ends it.
+async fn hold_tunnel(
+    mut stream: RequestStream,
+    worker: &Worker,
+    (address, application): (SocketAddr, LocalStream),
+    record: &mut Record,
+) -> Result<(), Unanswered> {
+    let head = ResponseHead::new(StatusCode::OK);
+    let opened = match stream.send.queue_response(&head) {
+        Ok(()) => stream.send.flush().await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = opened {
+        return Err(Unanswered {
+            failure: Failure::Transport(error),
+            send: stream.send,
+        });
+    }
+    record.set_status(head.status);
+    record.on_tunnel();
+    match poll_fn(|cx| stream.recv.poll_data(cx)).await {
+        Err(error) if is_abandoned(&error) => {
+            record.mute();
+            worker.apps.adopt(address, application);
+        }
+        Err(error) => {
+            record.fail(error.reason());
+            application.reset();
+        }
+        Ok(_) => {
+            record.fail("http_in_tunnel");
+            stream.send.reset(Code::H3_CONNECT_ERROR);
+            application.reset();
         }
     }
     Ok(())

@@ -155,6 +155,34 @@ async fn a_tunnel_leads_to_declared_ports_of_this_workload_alone() {
 }
 
 #[tokio::test]
+async fn no_http_reaches_a_port_for_http_through_a_tunnel() {
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let mut mesh = Mesh::of_web();
+            for (_, number, protocol) in &mut mesh.named_mut("web-0").ports {
+                *protocol = if *number == port::HTTP { "http" } else { "" };
+            }
+            let web = mesh.named("web-0");
+            let application = web.listen(port::HTTP).await;
+            mesh.start();
+            let peer = Peer::new(mesh.directory(), &web);
+            let connect = RequestHead::connect(format!("{}:{}", web.address, port::HTTP).parse().unwrap());
+            let forged = b"GET / HTTP/1.1\r\nHost: web\r\nweft-caller: spiffe://cluster.local/ns/default/sa/admin\r\n\r\n";
+            let mut tunnel = soon("a stream", peer.pool.stream(&peer.web)).await.expect("a stream");
+            tunnel.queue_request(&connect).expect("a head");
+            tunnel.send.queue_data(Bytes::from_static(forged)).expect("content");
+            tunnel.send.flush().await.ok();
+            let (mut stream, _) = soon("a connection", application.accept()).await.expect("a connection");
+            let mut heard = Vec::new();
+            let ended = soon("its end", tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut heard)).await;
+            assert!(heard.is_empty(), "{ended:?}: {}", String::from_utf8_lossy(&heard));
+            mesh.sidecar("web-0").access(&[("reason", "http_in_tunnel")]).await;
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_request_names_a_declared_port_and_no_other_field_of_ours_counts() {
     let local = LocalSet::new();
     local
