@@ -20,7 +20,8 @@ fn read(text: &str) -> Vec<DocumentError> {
     let errors = parse_documents(&[Source::new("m.yaml", text)])
         .err()
         .unwrap_or_default();
-    let lines = text.split_inclusive('\n').count() + 1;
+    // A bare CR is a line break of YAML's too.
+    let lines = text.split_inclusive(['\n', '\r']).count() + 1;
     for error in &errors {
         assert!(error.line <= lines, "{error}");
         assert!(
