@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// How often to look at what the allocator keeps.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(2);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Looks after which memory counts as not needed, if it was free in each of them. To give back what is taken again a
 /// moment later would cost page faults under load.
@@ -15,14 +15,17 @@ const LOOKS: u32 = 3;
 /// What the allocator may keep.
 const KEEP: usize = 4 << 20;
 
+/// By how much the process must have grown since memory was last given back. What is free counts as free afterwards,
+/// too, in pieces between what lives on: only the process's size tells whether there is something to give.
+const GROWN: usize = 2 << 20;
+
 /// What was free in each of the last looks.
 #[derive(Debug)]
 pub(crate) struct Spare {
     least: usize,
     looks: u32,
-    /// What the allocator counted as free right after it had given back what it could: pieces between what lives on,
-    /// whose pages may be gone already. To ask again for as much would change nothing.
-    stuck: usize,
+    /// The size of the process when memory was last given back, in bytes.
+    resident: usize,
 }
 
 impl Default for Spare {
@@ -30,7 +33,7 @@ impl Default for Spare {
         Self {
             least: usize::MAX,
             looks: 0,
-            stuck: 0,
+            resident: 0,
         }
     }
 }
@@ -39,9 +42,13 @@ impl Spare {
     /// Looks, and gives memory back if much of it has not been needed for a while. Allocations of other threads
     /// wait meanwhile: a millisecond for some 10 MiB.
     pub(crate) fn look(&mut self) {
-        if self.on_look(allocator::free_bytes()) {
+        let resident = resident();
+        // The allocator is asked, which other threads may wait for too, only if there can be anything to give.
+        let grown = resident > self.resident.saturating_add(GROWN);
+        let free = if grown { allocator::free_bytes() } else { 0 };
+        if self.on_look(free) {
             allocator::give_back();
-            self.stuck = allocator::free_bytes();
+            self.resident = self::resident();
         }
     }
 
@@ -52,12 +59,18 @@ impl Spare {
         if self.looks < LOOKS {
             return false;
         }
-        let spare = self.least > self.stuck.saturating_add(KEEP);
-        // Less than ever: what was stuck is in use.
-        self.stuck = self.stuck.min(self.least);
+        let spare = self.least > KEEP;
         (self.least, self.looks) = (usize::MAX, 0);
         spare
     }
+}
+
+/// Bytes of this process in memory (proc_pid_statm(5)); none if the kernel does not say.
+fn resident() -> usize {
+    const PAGE: usize = 4 << 10;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0_usize).saturating_mul(PAGE)
 }
 
 #[cfg(target_env = "gnu")]
@@ -97,12 +110,10 @@ mod tests {
         let given = [false, false, false, false, false, false, false, false, true];
         assert_eq!(looks, given);
         assert_eq!([1, 1, 1].map(|mib| spare.on_look(mib << 20)), [false; 3]);
-        // What could not be given back is not asked for again, until there is more.
-        spare.stuck = 50 << 20;
-        assert_eq!([50, 51, 52].map(|mib| spare.on_look(mib << 20)), [false; 3]);
-        assert_eq!(
-            [60, 61, 62].map(|mib| spare.on_look(mib << 20)),
-            [false, false, true]
-        );
+    }
+
+    #[test]
+    fn a_process_has_a_size() {
+        assert!(resident() > 1 << 20);
     }
 }

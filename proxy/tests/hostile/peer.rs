@@ -99,7 +99,8 @@ fn storms_of_cancelled_requests() {
                 send.write_all(&head).await.expect("a write");
                 streams.push((send, recv));
             }
-            attacker.streams = 600;
+            // Those of the storm before may still be on their way out.
+            attacker.streams = 1_200;
             // They wait, as requests do whose client then gives up.
             tokio::time::sleep(Duration::from_millis(100)).await;
             for (send, recv) in &mut streams {
