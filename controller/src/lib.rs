@@ -1,0 +1,6 @@
+//! The controller of a Weft mesh, and `weft`, its command line.
+//!
+//! - [`store`] keeps what must survive, and [`auth`] tells who calls.
+
+pub mod auth;
+pub mod store;
