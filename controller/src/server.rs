@@ -23,11 +23,17 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsAcceptor,
-    rustls::{ServerConfig, ServerConnection},
+    rustls::{ServerConfig, pki_types::CertificateDer},
     server::TlsStream,
 };
 use tonic::{Status, body::Body, transport::server::Connected};
 use tower::{Layer, Service};
+
+use weft_tls::{
+    CredentialsError, Refusal, TrustBundle,
+    grpc::{self, Admission, ChooseSvid},
+    verify::io_refusal,
+};
 
 use crate::{auth::Caller, limit::Limits};
 
@@ -42,27 +48,25 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that the server has not taken over yet.
 const QUEUE: usize = 64;
 
-/// How connections are proved: asked anew for each, so that a rotation takes hold at once.
-pub trait Prove: Send + Sync + 'static {
-    /// The TLS configuration for the next connection.
-    fn config(&self) -> Arc<ServerConfig>;
-    /// Who is at the other end of a finished handshake.
-    fn proof(&self, connection: &ServerConnection) -> Proof;
-    /// Whether what was proved still holds, such as after a root was retired.
-    fn holds(&self, proof: &Proof) -> bool;
-    /// Changes when some proofs may not hold any more.
-    fn changed(&self) -> watch::Receiver<u64>;
+/// How the port proves itself, and whom it believes.
+pub struct Proving {
+    /// The roots of now: a change takes hold of connections that there are, too.
+    pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// Which SVID of the controller is shown to whom.
+    pub own: ChooseSvid,
+    /// For how long an expired certificate may still be renewed.
+    pub grace: Duration,
 }
 
 /// What a handshake has proved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Proof {
     /// By its certificate.
     pub caller: Caller,
     /// Until when the certificate is valid; `None` without one, or with one that has expired.
     pub not_after: Option<SystemTime>,
-    /// The certificate chain as it was shown, DER, leaf first.
-    pub chain: Arc<[Vec<u8>]>,
+    /// The certificates as they were shown, leaf first.
+    chain: Arc<[CertificateDer<'static>]>,
 }
 
 /// A connection that is proved. It ends when what was proved does not hold any more.
@@ -83,72 +87,158 @@ pub struct Peer {
 }
 
 /// Accepts until the receiver is dropped.
-pub fn accept(listener: TcpListener, prove: Arc<dyn Prove>) -> mpsc::Receiver<io::Result<Connection>> {
+///
+/// # Errors
+/// TLS refuses a configuration, which cannot be with the provider of the project.
+pub fn accept(
+    listener: TcpListener,
+    proving: Proving,
+) -> Result<mpsc::Receiver<io::Result<Connection>>, CredentialsError> {
     let (connections, accepted) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    let port = Port {
+        tls: Tls::new(&proving)?,
+        live: Live::watch(proving.bundle.clone(), proving.grace),
+        proving,
+        connections,
+    };
+    tokio::spawn(port.run(listener));
+    Ok(accepted)
+}
+
+struct Port {
+    proving: Proving,
+    tls: Tls,
+    live: Live,
+    connections: mpsc::Sender<io::Result<Connection>>,
+}
+
+/// What connections of one trust bundle are proved with.
+#[derive(Clone)]
+struct Tls {
+    config: Arc<ServerConfig>,
+    admission: Admission,
+}
+
+impl Tls {
+    fn new(proving: &Proving) -> Result<Self, CredentialsError> {
+        let admission = Admission::new(proving.bundle.borrow().clone(), proving.grace);
+        let config = Arc::new(admission.server_config(proving.own.clone())?);
+        Ok(Self { config, admission })
+    }
+}
+
+impl Port {
+    async fn run(mut self, listener: TcpListener) {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-        let live = Live::watch(prove.clone());
         let all = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let (Ok(handshake), Ok(permit)) = (
+            let permits = (
                 handshakes.clone().acquire_owned().await,
                 all.clone().acquire_owned().await,
-            ) else {
+            );
+            let (Ok(handshake), Ok(permit)) = permits else {
                 return;
             };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = connections.closed() => return,
+                () = self.connections.closed() => return,
             };
             match accepted {
-                Ok((stream, address)) => {
-                    let (prove, connections, live) = (prove.clone(), connections.clone(), live.clone());
-                    tokio::spawn(async move {
-                        let connection = handshake_with(stream, address, &*prove, &live, permit).await;
-                        drop(handshake);
-                        if let Some(connection) = connection {
-                            let _ = connections.send(Ok(connection)).await;
-                        }
-                    });
-                }
+                Ok((stream, address)) => self.on_accepted(stream, address, handshake, permit),
                 Err(error) => {
                     tracing::warn!(%error, "a connection can't be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-    });
-    accepted
+    }
+
+    fn on_accepted(
+        &mut self,
+        stream: TcpStream,
+        address: SocketAddr,
+        handshake: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
+    ) {
+        if self.proving.bundle.has_changed().unwrap_or(false) {
+            self.proving.bundle.mark_unchanged();
+            match Tls::new(&self.proving) {
+                Ok(tls) => self.tls = tls,
+                Err(error) => tracing::error!(%error, "the new trust bundle can't be used"),
+            }
+        }
+        let (tls, live, connections) = (self.tls.clone(), self.live.clone(), self.connections.clone());
+        tokio::spawn(async move {
+            let connection = prove(stream, address, tls, &live, permit).await;
+            drop(handshake);
+            if let Some(connection) = connection {
+                let _ = connections.send(Ok(connection)).await;
+            }
+        });
+    }
 }
 
-async fn handshake_with(
+async fn prove(
     stream: TcpStream,
     address: SocketAddr,
-    prove: &dyn Prove,
+    tls: Tls,
     live: &Live,
     permit: OwnedSemaphorePermit,
 ) -> Option<Connection> {
     let _ = stream.set_nodelay(true);
-    let handshake = TlsAcceptor::from(prove.config()).accept(stream);
-    match timeout(HANDSHAKE, handshake).await {
-        Ok(Ok(stream)) => {
-            let proof = prove.proof(stream.get_ref().1);
-            let end = live.add(&proof);
-            Some(Connection {
-                stream,
-                peer: Peer { proof, address },
-                end,
-                _permit: permit,
-            })
-        }
+    let handshake = TlsAcceptor::from(tls.config).accept(stream);
+    let stream = match timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::info!(%address, %error, "a handshake failed");
-            None
+            let refusal = io_refusal(&error);
+            tracing::info!(%address, %error, ?refusal, "a handshake failed");
+            return None;
         }
         Err(_) => {
             tracing::info!(%address, "a handshake took too long");
-            None
+            return None;
         }
+    };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain: Arc<[_]> = chain.iter().map(|one| one.clone().into_owned()).collect();
+    let proof = match Proof::of(&tls.admission, chain, SystemTime::now()) {
+        Ok(proof) => proof,
+        Err(refusal) => {
+            tracing::info!(%address, %refusal, "a certificate is not valid any more");
+            return None;
+        }
+    };
+    let end = live.add(&proof);
+    Some(Connection {
+        stream,
+        peer: Peer { proof, address },
+        end,
+        _permit: permit,
+    })
+}
+
+impl Proof {
+    fn of(
+        admission: &Admission,
+        chain: Arc<[CertificateDer<'static>]>,
+        now: SystemTime,
+    ) -> Result<Self, Refusal> {
+        let shown = (!chain.is_empty()).then_some(&*chain);
+        let (caller, not_after) = match admission.peer(shown, now)? {
+            grpc::Peer::None => (Caller::Anonymous, None),
+            grpc::Peer::Valid(peer) => (Caller::of(peer.id), Some(peer.not_after)),
+            grpc::Peer::Expired(peer) => (Caller::Expired(peer.id), None),
+        };
+        Ok(Self {
+            caller,
+            not_after,
+            chain,
+        })
+    }
+
+    /// Whether it still holds: the certificate is as valid as it was, under the roots of now.
+    fn holds(&self, admission: &Admission, now: SystemTime) -> bool {
+        Self::of(admission, self.chain.clone(), now).is_ok_and(|proof| proof.caller == self.caller)
     }
 }
 
@@ -160,23 +250,24 @@ struct Live(Arc<Mutex<Vec<Ending>>>);
 type Ending = (Proof, oneshot::Sender<()>);
 
 impl Live {
-    /// Looks at all of them when trust changes, and each second at the time.
-    fn watch(prove: Arc<dyn Prove>) -> Self {
+    /// Looks at the time each second, and at all of it when the roots change.
+    fn watch(mut bundle: watch::Receiver<Arc<TrustBundle>>, grace: Duration) -> Self {
         let live = Self(Arc::default());
         let all = Arc::downgrade(&live.0);
         tokio::spawn(async move {
-            let mut changed = prove.changed();
             let mut seconds = tokio::time::interval(Duration::from_secs(1));
             loop {
-                let trust_changed = tokio::select! {
-                    changed = changed.changed() => match changed {
+                let has_changed = tokio::select! {
+                    changed = bundle.changed() => match changed {
                         Ok(()) => true,
                         Err(_) => return,
                     },
                     _ = seconds.tick() => false,
                 };
                 let Some(all) = all.upgrade() else { return };
-                Self(all).end(SystemTime::now(), |proof| !trust_changed || prove.holds(proof));
+                let now = SystemTime::now();
+                let admission = Admission::new(bundle.borrow_and_update().clone(), grace);
+                Self(all).end(now, |proof| !has_changed || proof.holds(&admission, now));
             }
         });
         live
