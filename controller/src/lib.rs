@@ -3,4 +3,6 @@
 //! - [`store`] keeps what must survive, and [`auth`] tells who calls.
 
 pub mod auth;
+pub mod plan;
 pub mod store;
+pub mod world;
