@@ -6,5 +6,6 @@
 pub mod audit;
 pub mod auth;
 pub mod limit;
+pub mod pages;
 pub mod server;
 pub mod store;
