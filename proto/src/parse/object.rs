@@ -1,21 +1,16 @@
 //! What every document has: `apiVersion`, `kind`, `metadata`.
 
-use super::{fields, mesh_config, service, workload};
+use super::{Model, external_service, fields, mesh_config, service, workload};
 use crate::error::{nearest, shown};
-use crate::model::{MeshConfig, Name, Service, Workload};
+use crate::kinds::{DocumentKey, Kind};
+use crate::model::Name;
 use crate::names::{DnsLabel, DnsName, Labels, check_label_key};
 use crate::reader::{Fields, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// The group and version of the project's own documents.
-const WEFT: &str = "weft.dev/v1alpha1";
-
-/// Every kind of document that is read.
-const KINDS: [Kind; 3] = [Kind::Service, Kind::Workload, Kind::MeshConfig];
-
 /// Fields of `metadata` that are Kubernetes' own bookkeeping.
-const SKIPPED: [&str; 10] = [
+pub(crate) const SKIPPED: [&str; 10] = [
     "uid",
     "resourceVersion",
     "generation",
@@ -28,23 +23,8 @@ const SKIPPED: [&str; 10] = [
     "finalizers",
 ];
 
-/// A kind of document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
-    MeshConfig,
-    Service,
-    Workload,
-}
-
-/// A document of one of the kinds.
-pub(super) enum Document {
-    MeshConfig(MeshConfig),
-    Service(Service),
-    Workload(Workload),
-}
-
 /// The kind and name of each document so far, and where it is. Kept also of documents that are wrong elsewhere.
-pub(super) type NamesSeen = HashMap<(Kind, Name), String>;
+pub(super) type NamesSeen = HashMap<DocumentKey, String>;
 
 /// `metadata`, as far as it says something.
 pub(super) struct Metadata {
@@ -52,29 +32,8 @@ pub(super) struct Metadata {
     pub(super) labels: Labels,
 }
 
-impl Kind {
-    fn api_version(self) -> &'static str {
-        match self {
-            Kind::Service => "v1",
-            Kind::Workload | Kind::MeshConfig => WEFT,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Service => "Service",
-            Kind::Workload => "Workload",
-            Kind::MeshConfig => "MeshConfig",
-        }
-    }
-
-    fn is_namespaced(self) -> bool {
-        self != Kind::MeshConfig
-    }
-}
-
-/// Reads a document. Its kind is known even if the rest is wrong.
-pub(super) fn read(root: &Value<'_>, names: &mut NamesSeen) -> (Option<Kind>, Option<Document>) {
+/// Reads a document. Its kind is known even if the rest is wrong. A name that is among `names` is an error.
+pub(super) fn read(root: &Value<'_>, names: &mut NamesSeen) -> (Option<Kind>, Option<(DocumentKey, Model)>) {
     let mut kind = None;
     let document = root.mapping(|fields| {
         kind = read_kind(fields);
@@ -85,19 +44,27 @@ pub(super) fn read(root: &Value<'_>, names: &mut NamesSeen) -> (Option<Kind>, Op
         // Written by Kubernetes into the documents that it gives out.
         fields.accept(&["status"]);
         let metadata = metadata(fields, kind, names);
-        match kind {
-            Kind::MeshConfig => fields
-                .required("spec", mesh_config::spec)
-                .map(Document::MeshConfig),
+        let key = metadata
+            .as_ref()
+            .map(|metadata| DocumentKey::of(kind, &metadata.name));
+        let model = match kind {
+            Kind::MeshConfig => fields.required("spec", mesh_config::spec).map(Model::MeshConfig),
             Kind::Service => {
                 let spec = fields.required("spec", service::spec);
-                Some(Document::Service(service::service(metadata?, spec?)))
+                Some(Model::Service(service::service(metadata?, spec?)))
             }
             Kind::Workload => {
                 let spec = fields.required("spec", workload::spec);
-                Some(Document::Workload(workload::workload(metadata?, spec?)))
+                Some(Model::Workload(workload::workload(metadata?, spec?)))
             }
-        }
+            Kind::ExternalService => {
+                let spec = fields.required("spec", external_service::spec);
+                Some(Model::ExternalService(external_service::external_service(
+                    metadata?, spec?,
+                )))
+            }
+        };
+        Some((key?, model?))
     });
     (kind, document)
 }
@@ -106,11 +73,11 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
     let api_version = fields.required("apiVersion", |value| value.string().map(str::to_owned));
     let name = fields.required("kind", |value| value.string().map(str::to_owned));
     let (api_version, name) = (api_version?, name?);
-    let Some(kind) = KINDS.into_iter().find(|kind| kind.name() == name) else {
-        let hint = match nearest(&name, KINDS.map(Kind::name)) {
+    let Some(kind) = Kind::from_name(&name) else {
+        let hint = match nearest(&name, Kind::ALL.map(Kind::name)) {
             Some(known) => format!("; did you mean {known}?"),
             None => {
-                let known = KINDS.map(|kind| format!("{} {}", kind.api_version(), kind.name()));
+                let known = Kind::ALL.map(|kind| format!("{} {}", kind.api_version(), kind.name()));
                 format!(" (known here: {})", known.join(", "))
             }
         };
@@ -187,7 +154,7 @@ fn report_name_seen(value: &Value<'_>, name: &Name, kind: Kind, names: &mut Name
     if !kind.is_namespaced() {
         return true;
     }
-    match names.entry((kind, name.clone())) {
+    match names.entry(DocumentKey::of(kind, name)) {
         Entry::Occupied(seen) => {
             value.error(format_args!(
                 "the {} {name} is in {} already",
