@@ -297,6 +297,21 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// One of which nothing but its name and address is said. What is promised of a workload is promised once the
+    /// [document of it](crate::render::workload) was read.
+    pub fn new(name: Name, address: IpAddr) -> Self {
+        Self {
+            uid: WorkloadUid::of(&name.namespace, &name.name),
+            name,
+            address,
+            mesh_port: None,
+            service_account: DnsName::default_service_account(),
+            ports: Vec::new(),
+            labels: Labels::default(),
+            locality: None,
+        }
+    }
+
     /// The identity that its sidecar must prove.
     pub fn identity(&self, trust_domain: &TrustDomain) -> SpiffeId {
         SpiffeId::from_checked_segments(trust_domain, &self.name.namespace, &self.service_account)
@@ -318,6 +333,13 @@ pub struct WorkloadPort {
     pub port: u16,
     /// What it speaks.
     pub protocol: AppProtocol,
+}
+
+impl WorkloadPort {
+    /// A port, of which the same is promised as of a [workload](Workload::new).
+    pub fn new(name: Option<PortName>, port: u16, protocol: AppProtocol) -> Self {
+        Self { name, port, protocol }
+    }
 }
 
 /// Whether a workload takes requests now, as its own proxy says.
@@ -366,6 +388,17 @@ pub struct Locality {
     pub zone: Option<String>,
     /// A part of the zone, such as a rack; only with a zone.
     pub subzone: Option<String>,
+}
+
+impl Locality {
+    /// A region, of which the same is promised as of a [workload](Workload::new).
+    pub fn new(region: String) -> Self {
+        Self {
+            region,
+            zone: None,
+            subzone: None,
+        }
+    }
 }
 
 /// `weft.dev/v1alpha1 ExternalService`: names outside the mesh that its workloads may call.

@@ -46,17 +46,18 @@ pub(crate) mod index;
 mod mesh_config;
 pub(crate) mod object;
 mod service;
+pub(crate) mod sources;
 mod workload;
 
 use crate::error::{DocumentError, Errors, Source};
 use crate::kinds::{DocumentKey, Kind};
 use crate::model::{ExternalService, Mesh, MeshConfig, Service, Workload};
-use crate::reader::{self, Value, read_document};
-use crate::yaml::{self, Chunk};
+use crate::names::DnsLabel;
+use crate::reader::{Value, read_document};
 use check::{Changed, Place, Reporter};
 use index::{Id, Index};
-use object::NamesSeen;
-use std::collections::HashMap;
+use object::Naming;
+use sources::{Origin, each_document, sorted};
 use std::sync::Arc;
 
 /// The most documents of a mesh, all sources together.
@@ -102,7 +103,7 @@ pub enum Unserved {
 /// # Errors
 /// All that is wrong with it, by line. What concerns other documents as well is not looked at.
 pub fn parse_document(source: &Source) -> Result<Parsed, Vec<DocumentError>> {
-    let (key, model) = read_document(source, |root| object::read(root, &mut NamesSeen::new()).1)?;
+    let (key, model) = read_document(source, |root| object::read(root, &mut Naming::default()).1)?;
     Ok(Parsed {
         key,
         source: source.name.as_str().into(),
@@ -150,6 +151,36 @@ pub fn parse_documents(sources: &[Source]) -> Result<Mesh, Vec<DocumentError>> {
     }
 }
 
+/// Reads all documents of some sources, each on its own, in their order; what names no namespace is of this one.
+/// `read` is given each that is right, with what stands there.
+///
+/// # Errors
+/// As of [`parse_documents`], but for what concerns several documents: only their names are compared.
+pub(crate) fn parse_each<'a>(
+    sources: &'a [Source],
+    namespace: &DnsLabel,
+    mut read: impl FnMut(&Value<'_>, Origin<'a>, Parsed),
+) -> Result<(), Vec<DocumentError>> {
+    let errors = Errors::new();
+    let mut naming = Naming::with_default(namespace.clone());
+    let mut count = 0;
+    for source in sources {
+        let name: Arc<str> = source.name.as_str().into();
+        each_document(source, &mut count, &errors, |root, origin| {
+            let errors_before = errors.count();
+            let (_, document) = object::read(root, &mut naming);
+            if let Some((key, model)) = document.filter(|_| errors.count() == errors_before) {
+                let source = name.clone();
+                read(root, origin, Parsed { key, source, model });
+            }
+        });
+    }
+    if errors.count() > 0 {
+        return Err(sorted(errors, sources));
+    }
+    Ok(())
+}
+
 /// What was read, before its parts are checked against each other.
 #[derive(Default)]
 struct Documents<'a> {
@@ -157,18 +188,10 @@ struct Documents<'a> {
     /// The documents of the index, in their order, and where each came from.
     ids: Vec<Id>,
     origins: Vec<Origin<'a>>,
-    names: NamesSeen,
+    names: Naming,
     /// How many documents there were, those that could not be read and empty ones included.
     count: usize,
     unread: Unread,
-}
-
-/// Where a document came from: enough to read it once more when an error needs a line of it.
-#[derive(Clone, Copy)]
-struct Origin<'a> {
-    chunk: Chunk<'a>,
-    /// Which of the documents of the chunk.
-    index: usize,
 }
 
 /// Whether something was given that could not be read. What seems to be missing may be that.
@@ -181,30 +204,12 @@ pub(crate) struct Unread {
 impl<'a> Documents<'a> {
     fn read_source(&mut self, source: &'a Source, errors: &Errors) {
         let name: Arc<str> = source.name.as_str().into();
-        let mut syntax_errors = 0;
-        let errors_before = errors.count();
-        let chunks = yaml::chunks(source, errors);
-        syntax_errors += errors.count() - errors_before;
-        for chunk in chunks {
-            let errors_before = errors.count();
-            let roots = yaml::documents(chunk, errors);
-            syntax_errors += errors.count() - errors_before;
-            for (index, root) in roots.iter().enumerate() {
-                self.count += 1;
-                let root = Value::root(chunk.file, root, errors);
-                if self.count == MAX_DOCUMENTS + 1 {
-                    root.error(format_args!("more than the {MAX_DOCUMENTS} documents allowed"));
-                }
-                if self.count <= MAX_DOCUMENTS && !root.is_null() {
-                    self.read(&root, &name, Origin { chunk, index });
-                }
-            }
-            if self.count > MAX_DOCUMENTS {
-                syntax_errors += 1;
-                break;
-            }
-        }
-        if syntax_errors > 0 {
+        let mut count = self.count;
+        let is_incomplete = each_document(source, &mut count, errors, |root, origin| {
+            self.read(root, &name, origin);
+        });
+        self.count = count;
+        if is_incomplete {
             self.unread = Unread {
                 configs: true,
                 workloads: true,
@@ -229,26 +234,6 @@ impl<'a> Documents<'a> {
             }
         }
     }
-}
-
-impl Origin<'_> {
-    /// Reads the document again: few errors are shown, and the positions of all documents are not worth keeping.
-    fn locate(&self, path: &str) -> Option<yaml::Position> {
-        let documents = yaml::documents(self.chunk, &Errors::new());
-        documents.get(self.index).map(|root| yaml::locate(root, path))
-    }
-}
-
-/// The errors in the order of the sources, and of the lines in each. Those without a file come last.
-fn sorted(errors: Errors, sources: &[Source]) -> Vec<DocumentError> {
-    let mut rank: HashMap<&str, usize> = HashMap::new();
-    for (index, source) in sources.iter().enumerate() {
-        rank.entry(&source.name).or_insert(index);
-    }
-    let mut errors = errors.into_vec();
-    reader::sort(&mut errors);
-    errors.sort_by_key(|error| rank.get(error.file.as_str()).copied().unwrap_or(usize::MAX));
-    errors
 }
 
 impl Model {

@@ -23,8 +23,29 @@ pub(crate) const SKIPPED: [&str; 10] = [
     "finalizers",
 ];
 
-/// The kind and name of each document so far, and where it is. Kept also of documents that are wrong elsewhere.
-pub(super) type NamesSeen = HashMap<DocumentKey, String>;
+/// How documents are named.
+pub(super) struct Naming {
+    /// The key of each document so far, and where it is. Kept also of documents that are wrong elsewhere.
+    seen: HashMap<DocumentKey, String>,
+    /// The namespace of documents that name none.
+    default_namespace: DnsLabel,
+}
+
+impl Naming {
+    /// With this namespace for documents that name none.
+    pub(super) fn with_default(namespace: DnsLabel) -> Self {
+        Self {
+            seen: HashMap::new(),
+            default_namespace: namespace,
+        }
+    }
+}
+
+impl Default for Naming {
+    fn default() -> Self {
+        Self::with_default(DnsLabel::default_namespace())
+    }
+}
 
 /// `metadata`, as far as it says something.
 pub(super) struct Metadata {
@@ -32,8 +53,8 @@ pub(super) struct Metadata {
     pub(super) labels: Labels,
 }
 
-/// Reads a document. Its kind is known even if the rest is wrong. A name that is among `names` is an error.
-pub(super) fn read(root: &Value<'_>, names: &mut NamesSeen) -> (Option<Kind>, Option<(DocumentKey, Model)>) {
+/// Reads a document. Its kind is known even if the rest is wrong. A name that was seen is an error.
+pub(super) fn read(root: &Value<'_>, naming: &mut Naming) -> (Option<Kind>, Option<(DocumentKey, Model)>) {
     let mut kind = None;
     let document = root.mapping(|fields| {
         kind = read_kind(fields);
@@ -43,7 +64,7 @@ pub(super) fn read(root: &Value<'_>, names: &mut NamesSeen) -> (Option<Kind>, Op
         };
         // Written by Kubernetes into the documents that it gives out.
         fields.accept(&["status"]);
-        let metadata = metadata(fields, kind, names);
+        let metadata = metadata(fields, kind, naming);
         let key = metadata
             .as_ref()
             .map(|metadata| DocumentKey::of(kind, &metadata.name));
@@ -99,17 +120,17 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
     Some(kind)
 }
 
-fn metadata(fields: &mut Fields<'_>, kind: Kind, names: &mut NamesSeen) -> Option<Metadata> {
+fn metadata(fields: &mut Fields<'_>, kind: Kind, naming: &mut Naming) -> Option<Metadata> {
     fields.required("metadata", |value| {
         value.mapping(|fields| {
-            let namespace = namespace(fields, kind);
+            let namespace = namespace(fields, kind, &naming.default_namespace);
             let name = fields.required("name", |value| {
                 let name = name(value, kind)?;
                 let name = Name {
                     namespace: namespace.clone()?,
                     name,
                 };
-                report_name_seen(value, &name, kind, names).then_some(name)
+                report_name_seen(value, &name, kind, naming).then_some(name)
             });
             let labels = fields.optional("labels", fields::labels).unwrap_or_default();
             fields.optional("annotations", annotations);
@@ -121,7 +142,7 @@ fn metadata(fields: &mut Fields<'_>, kind: Kind, names: &mut NamesSeen) -> Optio
 }
 
 /// The namespace; `None` if it is wrong.
-fn namespace(fields: &mut Fields<'_>, kind: Kind) -> Option<DnsLabel> {
+fn namespace(fields: &mut Fields<'_>, kind: Kind, default: &DnsLabel) -> Option<DnsLabel> {
     if !kind.is_namespaced() {
         fields.refuse(
             "namespace",
@@ -129,7 +150,7 @@ fn namespace(fields: &mut Fields<'_>, kind: Kind) -> Option<DnsLabel> {
         );
     }
     if !fields.has("namespace") {
-        return Some(DnsLabel::default_namespace());
+        return Some(default.clone());
     }
     fields.optional("namespace", |value| value.parse(DnsLabel::parse))
 }
@@ -149,12 +170,12 @@ fn name(value: &Value<'_>, kind: Kind) -> Option<DnsName> {
 }
 
 /// Reports a name that another document of the kind has. Whether it is new.
-fn report_name_seen(value: &Value<'_>, name: &Name, kind: Kind, names: &mut NamesSeen) -> bool {
+fn report_name_seen(value: &Value<'_>, name: &Name, kind: Kind, naming: &mut Naming) -> bool {
     // Of a kind without namespaces there is only one, which is checked when all are read.
     if !kind.is_namespaced() {
         return true;
     }
-    match names.entry(DocumentKey::of(kind, name)) {
+    match naming.seen.entry(DocumentKey::of(kind, name)) {
         Entry::Occupied(seen) => {
             value.error(format_args!(
                 "the {} {name} is in {} already",
