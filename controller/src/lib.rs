@@ -5,9 +5,15 @@
 
 pub mod audit;
 pub mod auth;
+pub mod catalog;
+pub mod fleet;
+pub mod hex;
+pub mod ledger;
 pub mod limit;
 pub mod pages;
 pub mod plan;
+pub mod push;
 pub mod server;
 pub mod store;
+pub mod trust;
 pub mod world;

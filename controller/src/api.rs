@@ -1,0 +1,3 @@
+//! The calls of the controller, one file a service.
+
+pub mod admin;
