@@ -21,7 +21,7 @@ use weft_proto::SpiffeId;
 use crate::{
     config::{Config, Side},
     connection::{Connection, ConnectionInfo},
-    credentials::{Credentials, CredentialsError},
+    credentials::{Credentials, CredentialsError, quic_server},
     driver::{self, Command, Driver, Mailbox},
     socket::{DatagramSocket, KernelSocket, SocketOptions},
     state::EndpointState,
@@ -136,7 +136,7 @@ impl Listener {
         stats: Arc<TransportStats>,
         on_request: impl Fn(Incoming) + 'static,
     ) -> Result<Self, CredentialsError> {
-        let crypto = credentials.quic_server(count_refusals(&stats))?;
+        let crypto = quic_server(credentials, count_refusals(&stats))?;
         let acceptor = Acceptor::new(config.clone(), crypto, stats.clone(), Rc::new(on_request));
         let server = acceptor.fallback();
         let mtu_discovery = !socket.may_fragment();
@@ -161,7 +161,7 @@ impl Listener {
     /// # Errors
     /// TLS refuses the credentials; the old ones stay.
     pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
-        let crypto = credentials.quic_server(count_refusals(&self.stats))?;
+        let crypto = quic_server(credentials, count_refusals(&self.stats))?;
         self.mailbox.command(Command::Serve(crypto));
         Ok(())
     }

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     config::Config,
     connection::{Connection, ConnectionInfo},
-    credentials::Credentials,
+    credentials::{Credentials, quic_client},
     driver::{self, Command, Driver, Mailbox},
     error::{DialFailure, Error, ErrorKind, Lost},
     h3::Code,
@@ -313,7 +313,7 @@ impl Inner {
         key: &PeerKey,
         credentials: &Credentials,
     ) -> Result<(oneshot::Receiver<Dialled>, Refused), DialFailure> {
-        let tls = credentials.quic_client(&key.identity).map_err(|error| {
+        let tls = quic_client(credentials, &key.identity).map_err(|error| {
             tracing::warn!(peer = ?key, %error, "can't dial with the credentials of this workload");
             DialFailure::Local
         })?;

@@ -15,7 +15,10 @@ use rcgen::{
 };
 use weft_proto::identity::{SpiffeId, TrustDomain};
 
-use super::{Credentials, Svid, TrustBundle};
+use crate::{
+    credentials::{Credentials, Svid},
+    verify::TrustBundle,
+};
 
 /// A certificate authority of one trust domain.
 pub struct Authority {
@@ -92,7 +95,7 @@ impl Authority {
     }
 
     /// A leaf for a key that the caller has.
-    pub(super) fn chain_pem_for(&self, id: &SpiffeId, key: &KeyPair) -> String {
+    pub(crate) fn chain_pem_for(&self, id: &SpiffeId, key: &KeyPair) -> String {
         self.chain_pem(id, key, |_| {})
     }
 

@@ -1,0 +1,7 @@
+//! The calls that the controller answers.
+//!
+//! | calls | file |
+//! |---|---|
+//! | `Control`, of proxies | [`control`] |
+
+pub mod control;
