@@ -7,5 +7,7 @@ pub mod audit;
 pub mod auth;
 pub mod limit;
 pub mod pages;
+pub mod plan;
 pub mod server;
 pub mod store;
+pub mod world;
