@@ -26,7 +26,7 @@ use weft_proto::{
 };
 use weft_tls::Credentials;
 
-use super::DEFAULT_NAMESPACE;
+use super::{DEFAULT_NAMESPACE, store};
 use crate::cli::failure::Failure;
 
 /// How PEM begins, as no path does.
@@ -171,6 +171,25 @@ impl Pem {
         }
     }
 
+    /// Puts other PEM in its place: here, or in its file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn replace(&mut self, file: &Path, pem: &str) -> Result<(), Failure> {
+        match self {
+            Self::Inline(text) => pem.clone_into(text),
+            Self::File(path) => {
+                let path = beside(file, path);
+                store::write(&path, pem).map_err(|source| Failure::File {
+                    doing: "write",
+                    path,
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn write(&self, field: &str, to: &mut String) {
         match self {
             Self::Inline(pem) => {
@@ -185,7 +204,7 @@ impl Pem {
 }
 
 /// A path of the file of contexts, which is relative to it.
-pub(super) fn beside(file: &Path, path: &Path) -> PathBuf {
+fn beside(file: &Path, path: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(path)
 }
 
