@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use tonic::Status;
 use weft_proto::{SpiffeId, TrustDomain, mesh::v1, names};
 
-pub use self::text::TokenText;
 use self::failures::Failures;
+pub use self::text::TokenText;
 use crate::{
     audit::Record,
     auth::{Caller, Role},
@@ -128,11 +128,11 @@ impl Tokens {
     /// The request names no identity that may join, or asks for more than an hour; or the store failed.
     pub async fn create(
         &self,
-        request: &v1::CreateTokenRequest,
+        request: v1::CreateTokenRequest,
         who: &str,
     ) -> Result<v1::CreateTokenResponse, TokenError> {
-        let identity = identity_of(request, self.authority.trust_domain())?;
-        let lifetime = lifetime_of(request)?;
+        let identity = identity_of(&request, self.authority.trust_domain())?;
+        let lifetime = lifetime_of(&request)?;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -166,7 +166,8 @@ impl Tokens {
             state: State::Open,
         };
         let key = key(&token.id());
-        let audit = Record::new(who, "token.create", format!("token {}", token.id())).detail(identity.as_str());
+        let audit =
+            Record::new(who, "token.create", format!("token {}", token.id())).detail(identity.as_str());
         let transaction = Transaction {
             conditions: vec![still_signs, Condition::Absent(key.clone())],
             operations: vec![stored.operation(key), audit.operation()],
@@ -188,7 +189,10 @@ impl Tokens {
     pub async fn list(&self) -> Result<v1::TokensResponse, TokenError> {
         let all = read_all(&**self.authority.store()).await?;
         Ok(v1::TokensResponse {
-            tokens: all.into_iter().map(|(entry, stored)| stored.show(id_of(&entry.key))).collect(),
+            tokens: all
+                .into_iter()
+                .map(|(entry, stored)| stored.show(id_of(&entry.key)))
+                .collect(),
         })
     }
 
@@ -196,14 +200,14 @@ impl Tokens {
     ///
     /// # Errors
     /// There is no such token, or the store failed.
-    pub async fn revoke(&self, id: &str, who: &str) -> Result<bool, TokenError> {
+    pub async fn revoke(&self, id: &str, who: &str) -> Result<v1::RevokeTokenResponse, TokenError> {
         let mut tries = 0;
         loop {
             tries += 1;
             let found = self.find(id).await?;
             let (stored, modified) = found.ok_or_else(|| TokenError::Unknown(id.to_owned()))?;
             if stored.state != State::Open {
-                return Ok(false);
+                return Ok(v1::RevokeTokenResponse { was_usable: false });
             }
             let was_usable = seconds(self.authority.now()) < stored.expires_at;
             let revoked = Stored {
@@ -218,7 +222,7 @@ impl Tokens {
             match self.authority.store().commit(transaction).await {
                 // Someone used it just now, or revoked it too.
                 Err(CommitError::Conflict(_)) if tries < TRIES => {}
-                outcome => return Ok(outcome.map(|_| was_usable)?),
+                outcome => return Ok(outcome.map(|_| v1::RevokeTokenResponse { was_usable })?),
             }
         }
     }
@@ -245,17 +249,23 @@ impl Tokens {
             },
             ..stored
         };
-        let audit = Record::new(identity.as_str(), "join", holder_name(&identity, holder)).detail(format!("token {id}"));
+        let audit = Record::new(identity.as_str(), "join", holder_name(&identity, holder))
+            .detail(format!("token {id}"));
         let with = Transaction {
             conditions: vec![Condition::Unchanged(key(&id), modified)],
             operations: vec![used.operation(key(&id)), audit.operation()],
         };
-        let signed = self.authority.sign_with(&identity, holder, &request.csr, &with).await;
+        let signed = self
+            .authority
+            .sign_with(&identity, holder, &request.csr, &with)
+            .await;
         match signed {
             Ok(issued) => Ok(issued),
             // Someone else was faster with the same token; or it was revoked, or is gone, which are rare enough to
             // be called the same.
-            Err(SignError::Condition(Condition::Unchanged(changed, _))) if changed == key(&id) => Err(JoinError::Used(id)),
+            Err(SignError::Condition(Condition::Unchanged(changed, _))) if changed == key(&id) => {
+                Err(JoinError::Used(id))
+            }
             Err(error) => Err(JoinError::Sign(error)),
         }
     }
@@ -300,7 +310,9 @@ impl JoinError {
     /// The name of the token, if it has one.
     fn token(&self) -> Option<&str> {
         match self {
-            Self::Unknown(id) | Self::Secret(id) | Self::Used(id) | Self::Expired(id) | Self::Revoked(id) => Some(id),
+            Self::Unknown(id) | Self::Secret(id) | Self::Used(id) | Self::Expired(id) | Self::Revoked(id) => {
+                Some(id)
+            }
             Self::Malformed | Self::Sign(_) | Self::Store(_) => None,
         }
     }
@@ -308,26 +320,33 @@ impl JoinError {
     fn status(&self) -> Status {
         const ANOTHER: &str = "create another: weft token create";
         match self {
-            Self::Malformed => Status::unauthenticated("this is not a join token: it begins with weft1. and has 113 characters"),
+            Self::Malformed => Status::unauthenticated(
+                "this is not a join token: it begins with weft1. and has 113 characters",
+            ),
             // Not which of the two: the name of a token is no secret, and must not become a way to ask for it.
             Self::Unknown(_) | Self::Secret(_) => Status::unauthenticated(format!(
                 "the token is not known here: is it of this mesh, and not longer ago than an hour? Else {ANOTHER}"
             )),
-            Self::Used(_) | Self::Expired(_) | Self::Revoked(_) => Status::unauthenticated(format!("{self}; {ANOTHER}")),
+            Self::Used(_) | Self::Expired(_) | Self::Revoked(_) => {
+                Status::unauthenticated(format!("{self}; {ANOTHER}"))
+            }
             Self::Sign(error) => error.status(),
             Self::Store(error) => Status::unavailable(error.to_string()),
         }
     }
 }
 
-impl TokenError {
-    /// The answer to whoever asked.
-    pub fn status(&self) -> Status {
-        match self {
-            Self::Request(_) => Status::invalid_argument(self.to_string()),
-            Self::Unknown(_) => Status::not_found(self.to_string()),
-            Self::Commit(CommitError::Conflict(_)) => Status::aborted("the store changes at the same time: try again"),
-            Self::Commit(CommitError::Store(_)) | Self::Store(_) => Status::unavailable(self.to_string()),
+/// The answer to whoever asked.
+impl From<TokenError> for Status {
+    fn from(error: TokenError) -> Self {
+        let text = error.to_string();
+        match error {
+            TokenError::Request(_) => Self::invalid_argument(text),
+            TokenError::Unknown(_) => Self::not_found(text),
+            TokenError::Commit(CommitError::Conflict(_)) => {
+                Self::aborted("the store changes at the same time: try again")
+            }
+            TokenError::Commit(CommitError::Store(_)) | TokenError::Store(_) => Self::unavailable(text),
         }
     }
 }
@@ -390,7 +409,9 @@ pub(crate) async fn prune(store: &dyn Store, now: SystemTime) -> Result<(), Comm
 
 async fn read_all(store: &dyn Store) -> Result<Vec<(Entry, Stored)>, StoreError> {
     let entries = store.list(PREFIX).await?.entries.into_iter();
-    entries.map(|entry| read(&entry).map(|stored| (entry, stored))).collect()
+    entries
+        .map(|entry| read(&entry).map(|stored| (entry, stored)))
+        .collect()
 }
 
 fn read(entry: &Entry) -> Result<Stored, StoreError> {
@@ -420,7 +441,8 @@ fn identity_of(request: &v1::CreateTokenRequest, trust_domain: &TrustDomain) -> 
     let is_operator = !request.role.is_empty() || !request.name.is_empty();
     let path = match (is_workload, is_operator) {
         (true, false) => {
-            let namespace = names::DnsLabel::parse(&request.namespace).map_err(|error| wrong(format!("namespace: {error}")))?;
+            let namespace = names::DnsLabel::parse(&request.namespace)
+                .map_err(|error| wrong(format!("namespace: {error}")))?;
             let account = names::DnsName::parse(&request.service_account)
                 .map_err(|error| wrong(format!("service_account: {error}")))?;
             format!("ns/{namespace}/sa/{account}")
@@ -429,7 +451,8 @@ fn identity_of(request: &v1::CreateTokenRequest, trust_domain: &TrustDomain) -> 
             let roles = [Role::Admin, Role::Viewer];
             let role = roles.into_iter().find(|role| role.as_str() == request.role);
             let role = role.ok_or_else(|| wrong("role: admin or viewer".to_owned()))?;
-            let name = names::DnsName::parse(&request.name).map_err(|error| wrong(format!("name: {error}")))?;
+            let name =
+                names::DnsName::parse(&request.name).map_err(|error| wrong(format!("name: {error}")))?;
             format!("weft/{}/{name}", role.as_str())
         }
         (true, true) | (false, false) => {
@@ -451,7 +474,9 @@ fn lifetime_of(request: &v1::CreateTokenRequest) -> Result<Duration, TokenError>
     match Duration::from_secs(request.lifetime_seconds) {
         Duration::ZERO => Ok(LIFETIME),
         asked if asked <= MAX_LIFETIME => Ok(asked),
-        _ => Err(TokenError::Request("a token is good for an hour at most".to_owned())),
+        _ => Err(TokenError::Request(
+            "a token is good for an hour at most".to_owned(),
+        )),
     }
 }
 

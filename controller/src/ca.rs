@@ -175,10 +175,13 @@ impl Authority {
     ) -> Result<Issued, SignError> {
         let current = self.current();
         // Published before the state that it belongs to is current, so never older than the root that signs.
-        let bundle = current.bundle(&self.options.trust_domain).map_err(|error| SignError::State(error.to_string()))?;
+        let bundle = current
+            .bundle(&self.options.trust_domain)
+            .map_err(|error| SignError::State(error.to_string()))?;
         let now = self.now();
         let signer = current.signing();
-        let signer = signer.ok_or_else(|| SignError::State("the root that signs has no signer here".into()))?;
+        let signer =
+            signer.ok_or_else(|| SignError::State("the root that signs has no signer here".into()))?;
         let leaf = signer.leaf(identity, key, self.options.lifetime_of(identity), now)?;
         let issue = Issue {
             identity: identity.as_str().to_owned(),
@@ -193,10 +196,13 @@ impl Authority {
         let mut transaction = with.clone();
         transaction.conditions.push(state::unchanged(current.revision));
         transaction.operations.push(issue.operation());
-        self.store.commit(transaction).await.map_err(|error| match error {
-            CommitError::Conflict(condition) => SignError::Condition(condition),
-            CommitError::Store(error) => SignError::Ledger(error),
-        })?;
+        self.store
+            .commit(transaction)
+            .await
+            .map_err(|error| match error {
+                CommitError::Conflict(condition) => SignError::Condition(condition),
+                CommitError::Store(error) => SignError::Ledger(error),
+            })?;
         let not_after = leaf.validity.not_after;
         tracing::info!(%identity, workload = holder.workload, instance = holder.instance, serial = leaf.serial, root = %signer.id, not_after = error::date(not_after), "a certificate is issued");
         Ok(Issued {
@@ -260,6 +266,11 @@ impl Authority {
         self.current().state.trust.roots().contains(&root)
     }
 
+    /// Reads the state of the roots anew, since another controller may have changed it.
+    pub(crate) async fn refresh_state(&self) -> Result<(), CaError> {
+        self.refresh().await
+    }
+
     /// The store that the authority writes to.
     pub(crate) fn store(&self) -> &SharedStore {
         &self.store
@@ -271,7 +282,10 @@ impl Authority {
     }
 
     fn current(&self) -> Arc<Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -286,7 +300,9 @@ impl Current {
 
     fn bundle(&self, trust_domain: &TrustDomain) -> Result<Bundle, CaError> {
         let roots = self.state.trust.roots().into_iter();
-        let roots_der = roots.map(|id| self.state.root(id)).collect::<Result<Vec<_>, _>>()?;
+        let roots_der = roots
+            .map(|id| self.state.root(id))
+            .collect::<Result<Vec<_>, _>>()?;
         let trust = TrustBundle::from_der(trust_domain, roots_der.iter().cloned())
             .map_err(|error| CaError::State(error.to_string()))?;
         Ok(Bundle {
@@ -318,7 +334,10 @@ impl Bundle {
 /// Whether what the caller says of itself can be entered in the ledger.
 fn check_holder(identity: &SpiffeId, holder: &v1::Holder) -> Result<(), SignError> {
     let wrong = |what: &str| Err(SignError::Holder(what.to_owned()));
-    let is_operator = matches!(Caller::of(identity.clone()), Caller::Operator(_, Role::Admin | Role::Viewer));
+    let is_operator = matches!(
+        Caller::of(identity.clone()),
+        Caller::Operator(_, Role::Admin | Role::Viewer)
+    );
     if is_operator != holder.workload.is_empty() {
         return wrong("holder.workload is the name of a workload, and empty for an operator");
     }

@@ -89,6 +89,8 @@ impl Drop for TokenText {
 
 impl fmt::Debug for TokenText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenText").field("id", &self.id()).finish_non_exhaustive()
+        f.debug_struct("TokenText")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
     }
 }

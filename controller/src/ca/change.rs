@@ -7,15 +7,15 @@ use weft_proto::mesh::v1;
 use super::{
     Authority, Brought, CaError, Current, TrustError, open,
     options::CaOptions,
-    signer::{Lifetimes, Signer},
     seconds,
-    state,
+    signer::{Lifetimes, Signer},
+    state::{self, State},
 };
 use crate::{
-    audit::Record,
     attest,
+    audit::Record,
     ledger::Ledger,
-    store::Transaction,
+    store::{Revision, Transaction},
     trust::{RootId, Step, Trust, View, Waiting, Who},
 };
 
@@ -24,11 +24,7 @@ impl Authority {
     ///
     /// # Errors
     /// A rotation is under way, the operator's files are no good, or files or store could not be written.
-    pub async fn rotate(
-        &self,
-        request: &v1::RotateRootRequest,
-        who: &str,
-    ) -> Result<v1::TrustStatusResponse, TrustError> {
+    pub async fn rotate(&self, request: v1::RotateRootRequest, who: &str) -> Result<(), TrustError> {
         let _alone = self.changing.lock().await;
         self.refresh().await?;
         let current = self.current();
@@ -36,21 +32,21 @@ impl Authority {
         if !matches!(current.state.trust.step, Step::Stable { .. }) {
             return Err(crate::trust::Refused::UnderWay(current.state.trust.name()).into());
         }
-        let (signer, lifetime) = self.new_root(request, current.state.root_lifetime)?;
+        let (signer, lifetime) = self.new_root(&request, current.state.root_lifetime)?;
         let trust = current.state.trust.rotate(signer.id, request.keep_old)?;
         open::add(&self.files, &signer)?;
         let mut next = current.state.with(trust, Some(&signer.root));
         next.root_lifetime = lifetime;
         let audit = Record::new(who, "ca.rotate", format!("root {}", signer.id))
             .detail(format!("after root {}", current.state.trust.signing()));
-        if let Err(error) = self.change(&current, next, audit).await {
+        if let Err(error) = self.change(&current, next, vec![audit]).await {
             // Its keys are of no use to anyone now.
             if let Err(error) = self.files.remove(signer.id) {
                 tracing::warn!(%error, "the files of a root that is not used could not be removed");
             }
             return Err(error);
         }
-        Ok(self.status().await?)
+        Ok(())
     }
 
     /// Retires the old root of a rotation that stopped before it (`keep_old`); or gives up a rotation of which the
@@ -58,7 +54,10 @@ impl Authority {
     ///
     /// # Errors
     /// Someone would be cut off; the error has them all. Or it is no root that can go.
-    pub async fn retire(&self, id: RootId, who: &str) -> Result<v1::TrustStatusResponse, TrustError> {
+    pub async fn retire(&self, request: v1::RetireRootRequest, who: &str) -> Result<(), TrustError> {
+        let id = RootId::from_slice(&request.id);
+        let id =
+            id.ok_or_else(|| CaError::Option("a root's id is the SHA-256 of its DER, 32 bytes".to_owned()))?;
         let _alone = self.changing.lock().await;
         self.refresh().await?;
         let current = self.current();
@@ -66,33 +65,32 @@ impl Authority {
         let trust = current.state.trust.retire(id, &view, self.now())?;
         let next = current.state.with(trust, None);
         let audit = Record::new(who, "ca.retire", format!("root {id}"));
-        self.change(&current, next, audit).await?;
-        Ok(self.status().await?)
+        self.change(&current, next, vec![audit]).await
     }
 
-    /// Asks every proxy to renew within a time; zero: as after a change of the root. Audited as `ca.renew`.
+    /// Asks every proxy to renew within a time; zero: as after a change of the root. No longer than half a leaf's
+    /// life, by which each renews by itself.
     ///
     /// # Errors
     /// The store could not be written.
-    pub async fn renew_leaves(&self, within: Duration, who: &str) -> Result<(), TrustError> {
+    pub async fn renew_all(&self, within: Duration) -> Result<(), TrustError> {
         let _alone = self.changing.lock().await;
         self.refresh().await?;
         let current = self.current();
         let next = current.state.with(current.state.trust.renew(), None);
-        let audit = Record::new(who, "ca.renew", "all leaves");
         if !within.is_zero() {
             let mut hint = open::hint(&next.trust, &self.options);
             hint.within = within.min(self.options.leaf_lifetime / 2);
-            self.commit(&current, &next, audit).await?;
+            let revision = self.commit(&current, &next, Vec::new()).await?;
+            // Before the state, which would be published with the usual time.
             self.renewals.send_replace(hint);
-            self.refresh().await?;
-            return Ok(());
+            return Ok(self.adopt(next, revision)?);
         }
-        self.change(&current, next, audit).await
+        self.change(&current, next, Vec::new()).await
     }
 
-    /// Forgets the leaves of a workload, so that no rotation waits for it, and says whether there were any. Audited as
-    /// `ca.evict`. It is waited for again when it has renewed.
+    /// Forgets the leaves of a workload, so that no rotation waits for it, and says whether there were any. It is
+    /// waited for again when it has renewed. `who` is for the log; the audit is the caller's.
     ///
     /// # Errors
     /// The store could not be read or written.
@@ -100,14 +98,13 @@ impl Authority {
         let ledger = Ledger::read(&*self.store).await.map_err(CaError::from)?;
         let found = ledger.evict(&*self.store, namespace, workload).await?;
         self.heard().evict(namespace, workload);
-        if found > 0 {
-            let audit = Record::new(who, "ca.evict", format!("Workload {namespace}/{workload}"));
-            let transaction = Transaction {
-                conditions: Vec::new(),
-                operations: vec![audit.operation()],
-            };
-            self.store.commit(transaction).await?;
-        }
+        tracing::info!(
+            namespace,
+            workload,
+            leaves = found,
+            who,
+            "the leaves of a workload are forgotten"
+        );
         self.wake.notify_one();
         Ok(found > 0)
     }
@@ -130,7 +127,9 @@ impl Authority {
         Ok(v1::TrustStatusResponse {
             version: trust.version,
             step: trust.name().to_owned(),
-            roots: roots.map(|id| show_root(&current, id, &leaves)).collect::<Result<_, _>>()?,
+            roots: roots
+                .map(|id| show_root(&current, id, &leaves))
+                .collect::<Result<_, _>>()?,
             waiting: waiting.into_iter().map(show_waiting).collect(),
             leaf_lifetime_seconds: self.options.leaf_lifetime.as_secs(),
             signer_not_after: current.signing().map_or(0, |signer| seconds(signer.ends())),
@@ -155,28 +154,27 @@ impl Authority {
     pub(super) async fn change(
         &self,
         from: &Current,
-        next: state::State,
-        audit: Record,
+        next: State,
+        audit: Vec<Record>,
     ) -> Result<(), TrustError> {
         let revision = self.commit(from, &next, audit).await?;
-        let signers = open::read_signers(&self.files, &next, &self.options)?;
-        self.install(Current {
-            revision,
-            state: next,
-            signers,
-        })?;
-        Ok(())
+        Ok(self.adopt(next, revision)?)
     }
 
-    async fn commit(
-        &self,
-        from: &Current,
-        next: &state::State,
-        audit: Record,
-    ) -> Result<crate::store::Revision, TrustError> {
+    fn adopt(&self, state: State, revision: Revision) -> Result<(), CaError> {
+        let signers = open::read_signers(&self.files, &state, &self.options)?;
+        self.install(Current {
+            revision,
+            state,
+            signers,
+        })
+    }
+
+    async fn commit(&self, from: &Current, next: &State, audit: Vec<Record>) -> Result<Revision, TrustError> {
+        let audit = audit.iter().map(Record::operation);
         let transaction = Transaction {
             conditions: vec![state::unchanged(from.revision)],
-            operations: vec![next.operation(), audit.operation()],
+            operations: std::iter::once(next.operation()).chain(audit).collect(),
         };
         Ok(self.store.commit(transaction).await?)
     }
@@ -187,7 +185,8 @@ impl Authority {
         if files.iter().any(|file| !file.is_empty()) {
             if files.iter().any(|file| file.is_empty()) {
                 return Err(CaError::Option(
-                    "a root of one's own takes all three: root_file, signer_file and signer_key_file".to_owned(),
+                    "a root of one's own takes all three: root_file, signer_file and signer_key_file"
+                        .to_owned(),
                 ));
             }
             let brought = Brought {

@@ -9,7 +9,7 @@ use super::{
     open::{self, read_brought},
     signer::Signer,
 };
-use crate::{audit::Record, attest, store::CommitError, trust::Step};
+use crate::{attest, audit::Record, store::CommitError, trust::Step};
 
 /// How often it is looked whether something is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,7 +57,11 @@ impl Authority {
             chores.looked = now;
             self.look_at_brought()?;
         }
-        if chores.warned.is_none_or(|warned| now.duration_since(warned) >= WARN) && self.warn_of_ends() {
+        if chores
+            .warned
+            .is_none_or(|warned| now.duration_since(warned) >= WARN)
+            && self.warn_of_ends()
+        {
             chores.warned = Some(now);
         }
         let _alone = self.changing.lock().await;
@@ -86,7 +90,7 @@ impl Authority {
             .detail(format!("{} -> {}", current.state.trust.name(), next.trust.name()));
         tracing::info!(from = current.state.trust.name(), to = next.trust.name(), signing = %next.trust.signing(), trust_version = next.trust.version, "the rotation of the root takes a step");
         let gone: Vec<_> = next.retired.clone();
-        match self.change(&current, next, audit).await {
+        match self.change(&current, next, vec![audit]).await {
             // Another controller was faster; the next turn goes on from there.
             Err(TrustError::Busy) => Ok(()),
             Err(error) => Err(error),
@@ -104,7 +108,9 @@ impl Authority {
     async fn prune(&self) -> Result<(), TrustError> {
         let (view, ledger) = self.view().await?;
         self.heard().retain(&view);
-        ledger.prune(&*self.store, self.options.renew_grace, self.now()).await?;
+        ledger
+            .prune(&*self.store, self.options.renew_grace, self.now())
+            .await?;
         attest::prune(&*self.store, self.now()).await?;
         Ok(())
     }
@@ -158,7 +164,10 @@ impl Authority {
         let Some(signer) = current.signing() else {
             return false;
         };
-        let lifetime = signer.validity.not_after.duration_since(signer.validity.not_before);
+        let lifetime = signer
+            .validity
+            .not_after
+            .duration_since(signer.validity.not_before);
         let margin = lifetime.unwrap_or_default() / 4;
         let ends = signer.ends();
         if now + margin < ends {
@@ -173,8 +182,14 @@ impl Authority {
         let current = self.current();
         let now = self.now();
         let trust = &current.state.trust;
-        let signers = trust.roots().into_iter().filter_map(|id| current.signers.get(&id));
-        let serving = self.serving.borrow().renewed(trust.familiar(), signers, &self.options, now);
+        let signers = trust
+            .roots()
+            .into_iter()
+            .filter_map(|id| current.signers.get(&id));
+        let serving = self
+            .serving
+            .borrow()
+            .renewed(trust.familiar(), signers, &self.options, now);
         self.serving.send_if_modified(|published| {
             let is_news = !published.is_as(&serving);
             *published = Arc::new(serving);
@@ -186,7 +201,8 @@ impl Authority {
     fn renew_admin(&self, current: &Current) {
         let now = self.now();
         let version = current.state.trust.version;
-        let (Some(signer), Ok(bundle)) = (current.signing(), current.bundle(&self.options.trust_domain)) else {
+        let (Some(signer), Ok(bundle)) = (current.signing(), current.bundle(&self.options.trust_domain))
+        else {
             return;
         };
         let is_good = self.admin.borrow().as_ref().is_some_and(|admin| {

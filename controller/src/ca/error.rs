@@ -32,7 +32,9 @@ pub enum CaError {
         what: String,
     },
     /// The files or the store are those of another mesh.
-    #[error("{place} is of trust domain {found}, this controller of {wanted}: another data directory, or --trust-domain {found}")]
+    #[error(
+        "{place} is of trust domain {found}, this controller of {wanted}: another data directory, or --trust-domain {found}"
+    )]
     OtherTrustDomain {
         /// A file, or the store.
         place: String,
@@ -124,6 +126,9 @@ pub enum SignError {
     /// It could not be made.
     #[error("the certificate could not be made: {0}")]
     Make(rcgen::Error),
+    /// This controller does not know, or cannot do, what the store says.
+    #[error("the state of the roots: {0}")]
+    State(String),
 }
 
 impl CaError {
@@ -140,20 +145,31 @@ impl CaError {
     }
 }
 
-impl TrustError {
-    /// The answer to whoever asked.
-    pub fn status(&self) -> Status {
-        match self {
-            Self::Refused(_) => Status::failed_precondition(self.to_string()),
-            Self::Busy => Status::aborted(self.to_string()),
-            Self::Ca(CaError::Store(_)) => Status::unavailable(self.to_string()),
-            Self::Ca(
-                CaError::Io { .. }
-                | CaError::Unfit { .. }
-                | CaError::OtherTrustDomain { .. }
-                | CaError::Option(_),
-            ) => Status::invalid_argument(self.to_string()),
-            Self::Ca(_) => Status::internal(self.to_string()),
+/// The answer to whoever asked.
+impl From<CaError> for Status {
+    fn from(error: CaError) -> Self {
+        let text = error.to_string();
+        match error {
+            CaError::Store(_) => Self::unavailable(text),
+            CaError::Io { .. }
+            | CaError::Unfit { .. }
+            | CaError::OtherTrustDomain { .. }
+            | CaError::Option(_) => Self::invalid_argument(text),
+            CaError::NoSigner { .. } | CaError::SeveralRoots(_) | CaError::UnknownRoot { .. } => {
+                Self::failed_precondition(text)
+            }
+            CaError::State(_) | CaError::Make(_) => Self::internal(text),
+        }
+    }
+}
+
+/// The answer to whoever asked.
+impl From<TrustError> for Status {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Refused(refused) => Self::failed_precondition(refused.to_string()),
+            TrustError::Busy => Self::aborted(error.to_string()),
+            TrustError::Ca(error) => error.into(),
         }
     }
 }
@@ -167,7 +183,7 @@ impl SignError {
             Self::Ended { .. } => Status::failed_precondition(self.to_string()),
             Self::Condition(_) => Status::aborted("something else changed at the same time: try again"),
             Self::Ledger(_) => Status::unavailable(self.to_string()),
-            Self::Make(_) => Status::internal(self.to_string()),
+            Self::Make(_) | Self::State(_) => Status::internal(self.to_string()),
         }
     }
 }

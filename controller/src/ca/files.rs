@@ -160,7 +160,10 @@ fn names(directory: &Path) -> Result<Vec<String>, CaError> {
 }
 
 fn make_directory(path: &Path) -> Result<(), CaError> {
-    let made = DirBuilder::new().mode(DIRECTORY_MODE).recursive(true).create(path);
+    let made = DirBuilder::new()
+        .mode(DIRECTORY_MODE)
+        .recursive(true)
+        .create(path);
     made.map_err(CaError::io(path))?;
     close_to_others(path)
 }
@@ -168,7 +171,11 @@ fn make_directory(path: &Path) -> Result<(), CaError> {
 /// Takes from a file or directory what others may do with it, if they may.
 fn close_to_others(path: &Path) -> Result<(), CaError> {
     let metadata = fs::metadata(path).map_err(CaError::io(path))?;
-    let mode = if metadata.is_dir() { DIRECTORY_MODE } else { FILE_MODE };
+    let mode = if metadata.is_dir() {
+        DIRECTORY_MODE
+    } else {
+        FILE_MODE
+    };
     if metadata.permissions().mode() & 0o077 != 0 {
         tracing::warn!(path = %path.display(), "could be read by others: it is closed to them now");
         fs::set_permissions(path, Permissions::from_mode(mode)).map_err(CaError::io(path))?;

@@ -60,7 +60,8 @@ impl Heard {
 
     /// Forgets the holders of that name.
     pub(super) fn evict(&mut self, namespace: &str, workload: &str) {
-        self.holders.retain(|holder, _| !holder.is_named(namespace, workload));
+        self.holders
+            .retain(|holder, _| !holder.is_named(namespace, workload));
     }
 }
 
@@ -88,7 +89,8 @@ impl Authority {
             let mut heard = self.heard();
             let said = heard.holders.entry(key).or_default();
             let is_news = said.shown.replace(root) != Some(root);
-            let is_old = matches!(trust.step, Step::Signing { .. } | Step::Retiring { .. }) && root != trust.signing();
+            let is_old =
+                matches!(trust.step, Step::Signing { .. } | Step::Retiring { .. }) && root != trust.signing();
             let outcome = match said.asked {
                 _ if !is_old => HeldBy::Signing,
                 Some(asked) if now < asked + hint.within * 2 => HeldBy::OldAsked,

@@ -55,7 +55,11 @@ impl Authority {
                 directory: files.of(signing),
             });
         }
-        let current = Current { revision, state, signers };
+        let current = Current {
+            revision,
+            state,
+            signers,
+        };
         Self::assemble(store, files, options, current)
     }
 
@@ -91,7 +95,11 @@ impl Authority {
         };
         if revision != self.current().revision {
             let signers = read_signers(&self.files, &state, &self.options)?;
-            self.install(Current { revision, state, signers })?;
+            self.install(Current {
+                revision,
+                state,
+                signers,
+            })?;
         }
         Ok(())
     }
@@ -101,7 +109,10 @@ impl Authority {
         let bundle = next.bundle(&self.options.trust_domain)?;
         let hint = hint(&next.state.trust, &self.options);
         {
-            let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut current = self
+                .current
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             // A slower one that read before must not undo this.
             if next.revision < current.revision {
                 return Ok(());
@@ -130,11 +141,7 @@ impl Authority {
 
 /// The first state of a mesh: of the operator's root, of the one whose files are there already since the first start
 /// was cut short, or of a new one.
-async fn begin(
-    store: &dyn Store,
-    files: &Files,
-    options: &CaOptions,
-) -> Result<(State, Revision), CaError> {
+async fn begin(store: &dyn Store, files: &Files, options: &CaOptions) -> Result<(State, Revision), CaError> {
     let there = files.read_all()?;
     let signer = match (&options.brought, there.as_slice()) {
         (Some(brought), _) => {
@@ -150,7 +157,11 @@ async fn begin(
         }
         (None, _) => return Err(CaError::SeveralRoots(files.directory().to_owned())),
     };
-    let state = State::new(&options.trust_domain, &signer.root, options.root_lifetime.as_secs());
+    let state = State::new(
+        &options.trust_domain,
+        &signer.root,
+        options.root_lifetime.as_secs(),
+    );
     let first = Transaction {
         conditions: vec![Condition::Absent(state::KEY.to_owned())],
         operations: vec![state.operation()],
@@ -177,12 +188,7 @@ pub(super) fn add(files: &Files, signer: &Signer) -> Result<(), CaError> {
 }
 
 /// The operator's signer, if its root is trusted and it is another one than ours.
-fn take_brought(
-    files: &Files,
-    state: &State,
-    brought: &Brought,
-    options: &CaOptions,
-) -> Result<(), CaError> {
+fn take_brought(files: &Files, state: &State, brought: &Brought, options: &CaOptions) -> Result<(), CaError> {
     let signer = read_brought(brought, options)?;
     if !state.ids().any(|id| id == signer.id) {
         return Err(CaError::UnknownRoot {
@@ -222,7 +228,10 @@ pub(super) fn read_signers(
         };
         let signer = Signer::read(&options.trust_domain, &texts)?;
         if signer.id != id {
-            return Err(CaError::unfit(texts.directory, "root.pem is not the root of its directory's name"));
+            return Err(CaError::unfit(
+                texts.directory,
+                "root.pem is not the root of its directory's name",
+            ));
         }
         signers.insert(id, Arc::new(signer));
     }

@@ -97,7 +97,11 @@ impl CaOptions {
             ("leaf lifetime", self.leaf_lifetime, MIN_LEAF),
             ("operators' leaf lifetime", self.operator_leaf_lifetime, MIN_LEAF),
             ("signer lifetime", self.signer_lifetime, self.leaf_lifetime),
-            ("root lifetime", self.root_lifetime, self.signer_lifetime.min(2 * self.leaf_lifetime)),
+            (
+                "root lifetime",
+                self.root_lifetime,
+                self.signer_lifetime.min(2 * self.leaf_lifetime),
+            ),
             ("grace for renewal", self.renew_grace, Duration::ZERO),
         ];
         for (name, value, least) in lifetimes {

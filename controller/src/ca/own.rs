@@ -98,7 +98,10 @@ impl Serving {
     ) -> Self {
         let mut own = Vec::new();
         for signer in signers {
-            let kept = self.own.iter().find(|own| own.root == signer.id && now < own.validity.half());
+            let kept = self
+                .own
+                .iter()
+                .find(|own| own.root == signer.id && now < own.validity.half());
             if let Some(kept) = kept {
                 own.push(kept.clone());
                 continue;
@@ -107,12 +110,18 @@ impl Serving {
                 Ok(made) => own.push(made),
                 Err(error) => {
                     tracing::error!(root = %signer.id, %error, "no certificate for the controller itself");
-                    let valid = self.own.iter().find(|own| own.root == signer.id && now < own.validity.not_after);
+                    let valid = self
+                        .own
+                        .iter()
+                        .find(|own| own.root == signer.id && now < own.validity.not_after);
                     own.extend(valid.cloned());
                 }
             }
         }
-        Self { familiar: Some(familiar), own }
+        Self {
+            familiar: Some(familiar),
+            own,
+        }
     }
 
     /// Whether it shows the same certificates as another.
@@ -147,10 +156,18 @@ impl AdminCredential {
         options: &CaOptions,
         now: SystemTime,
     ) -> Result<Self, OwnError> {
-        let path = format!("spiffe://{}/weft/{}/{LOCAL}", options.trust_domain, Role::Admin.as_str());
+        let path = format!(
+            "spiffe://{}/weft/{}/{LOCAL}",
+            options.trust_domain,
+            Role::Admin.as_str()
+        );
         let (key, leaf) = issue(signer, &SpiffeId::parse_workload(&path)?, options, now)?;
         Ok(Self {
-            chain_pem: leaf.chain.iter().map(|certificate| pem::certificate(certificate)).collect(),
+            chain_pem: leaf
+                .chain
+                .iter()
+                .map(|certificate| pem::certificate(certificate))
+                .collect(),
             key_pem: key.to_pem(),
             bundle_pem,
             not_after: leaf.validity.not_after,

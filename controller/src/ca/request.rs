@@ -29,7 +29,9 @@ pub enum RequestError {
     #[error("the certificate request is not PKCS#10 in DER")]
     Malformed,
     /// A key that is weak, unusual, or too large.
-    #[error("the key of the certificate request is not taken: ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 4096 bits")]
+    #[error(
+        "the key of the certificate request is not taken: ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 4096 bits"
+    )]
     Key,
     /// The signature was not made with the key.
     #[error("the signature of the certificate request is not that of its key")]

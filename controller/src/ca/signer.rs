@@ -87,7 +87,14 @@ impl Signer {
             None => None,
         };
         let signer = path.join("signer.pem");
-        Self::assemble(trust_domain, root, root_key, &signer, &texts.signer, &texts.signer)
+        Self::assemble(
+            trust_domain,
+            root,
+            root_key,
+            &signer,
+            &texts.signer,
+            &texts.signer,
+        )
     }
 
     /// From an operator's files: a root, a signer with whatever is between it and the root, and the signer's key.
@@ -135,7 +142,8 @@ impl Signer {
 
     /// That root, chain and key belong together: by a leaf that nobody gets.
     fn prove(&self, trust_domain: &TrustDomain, path: &Path) -> Result<(), CaError> {
-        let unfit = |what: String| CaError::unfit(path, format!("cannot sign under root {}: {what}", self.id));
+        let unfit =
+            |what: String| CaError::unfit(path, format!("cannot sign under root {}: {what}", self.id));
         let id = SpiffeId::for_service_account(trust_domain, "weft-system", "trial")
             .map_err(|error| unfit(error.to_string()))?;
         let key = SecretKey::generate()?;
@@ -245,14 +253,21 @@ impl Signer {
     }
 
     fn check_life(&self, now: SystemTime) -> Result<(), SignError> {
-        if now < self.ends() { Ok(()) } else { Err(self.ended()) }
+        if now < self.ends() {
+            Ok(())
+        } else {
+            Err(self.ended())
+        }
     }
 
     fn ended(&self) -> SignError {
         let (what, next) = if self.root_validity.not_after <= self.validity.not_after {
             ("root", "all proxies need another: weft ca rotate")
         } else if self.root_key.is_some() {
-            ("signer", "it is renewed by itself: see the controller's log for why it was not")
+            (
+                "signer",
+                "it is renewed by itself: see the controller's log for why it was not",
+            )
         } else {
             ("signer", "give the controller another one under the same root")
         };
@@ -287,7 +302,10 @@ fn read_root(
 ) -> Result<CertificateDer<'static>, CaError> {
     let mut certificates = read_certificates(path, text)?;
     let (Some(root), true) = (certificates.pop(), certificates.is_empty()) else {
-        return Err(CaError::unfit(path, "not exactly one certificate, that of the root"));
+        return Err(CaError::unfit(
+            path,
+            "not exactly one certificate, that of the root",
+        ));
     };
     match TrustBundle::from_der(trust_domain, [root.clone()]) {
         Ok(_) => Ok(root),
@@ -308,12 +326,11 @@ fn read_key(path: &Path, text: &[u8]) -> Result<SecretKey, CaError> {
         .ok_or_else(|| CaError::unfit(path, "not exactly one private key that can be used, in PEM"))
 }
 
-fn validity(path: &Path, certificate: &CertificateDer<'_>) -> Result<Validity, CaError> {
+pub(crate) fn validity(path: &Path, certificate: &CertificateDer<'_>) -> Result<Validity, CaError> {
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|_| CaError::unfit(path, "not a certificate"))?;
-    let time = |seconds| {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
-    };
+    let time =
+        |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     Ok(Validity {
         not_before: time(parsed.validity().not_before.timestamp()),
         not_after: time(parsed.validity().not_after.timestamp()),

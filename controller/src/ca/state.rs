@@ -37,11 +37,7 @@ struct Root {
 }
 
 impl State {
-    pub(crate) fn new(
-        trust_domain: &TrustDomain,
-        root: &CertificateDer<'_>,
-        root_lifetime: u64,
-    ) -> Self {
+    pub(crate) fn new(trust_domain: &TrustDomain, root: &CertificateDer<'_>, root_lifetime: u64) -> Self {
         let first = Root::new(root);
         Self {
             trust_domain: trust_domain.as_str().to_owned(),
@@ -61,7 +57,10 @@ impl State {
             serde_json::from_slice(&entry.value).map_err(|error| CaError::State(error.to_string()))?;
         for root in &state.roots {
             if RootId::of(&root.certificate()?) != root.id {
-                return Err(CaError::State(format!("root {} is not what its name says", root.id)));
+                return Err(CaError::State(format!(
+                    "root {} is not what its name says",
+                    root.id
+                )));
             }
         }
         for id in state.trust.roots() {
@@ -100,7 +99,10 @@ impl State {
 
     /// The write of it.
     pub(crate) fn operation(&self) -> Operation {
-        Operation::Put(KEY.to_owned(), serde_json::to_vec(self).unwrap_or_default().into())
+        Operation::Put(
+            KEY.to_owned(),
+            serde_json::to_vec(self).unwrap_or_default().into(),
+        )
     }
 }
 
