@@ -203,7 +203,11 @@ impl Admin for AdminService {
         let message = request.into_inner();
         let key = DocumentKey::new(Kind::Workload, &message.namespace, &message.workload)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let of_authority = self.authority.evict(&message.namespace, &message.workload, &who).await?;
+        let of_authority = self
+            .authority
+            .evict(&message.namespace, &message.workload, &who)
+            .await
+            .map_err(|error| error.status())?;
         let of_fleet = self.hub.evict(key.clone()).await?;
         self.audit(Record::new(&who, "proxy.evict", key.to_string())).await?;
         Ok(Response::new(mesh::EvictResponse {
@@ -234,26 +238,30 @@ impl Admin for AdminService {
     }
 
     async fn trust_status(&self, _: Request<mesh::TrustStatusRequest>) -> Answered<mesh::TrustStatusResponse> {
-        Ok(Response::new(self.authority.status().await?))
+        let status = self.authority.status().await;
+        let unavailable = |error: crate::ca::CaError| Status::unavailable(error.to_string());
+        Ok(Response::new(status.map_err(unavailable)?))
     }
 
     async fn rotate_root(&self, request: Request<mesh::RotateRootRequest>) -> Answered<mesh::TrustStatusResponse> {
         let who = who(&request);
-        self.authority.rotate(request.into_inner(), &who).await?;
-        Ok(Response::new(self.authority.status().await?))
+        let rotated = self.authority.rotate(&request.into_inner(), &who).await;
+        Ok(Response::new(rotated.map_err(|error| error.status())?))
     }
 
     async fn retire_root(&self, request: Request<mesh::RetireRootRequest>) -> Answered<mesh::TrustStatusResponse> {
         let who = who(&request);
-        self.authority.retire(request.into_inner(), &who).await?;
-        Ok(Response::new(self.authority.status().await?))
+        let id = crate::trust::RootId::from_slice(&request.into_inner().id)
+            .ok_or_else(|| Status::invalid_argument("id: the SHA-256 of a root has 32 bytes"))?;
+        let retired = self.authority.retire(id, &who).await;
+        Ok(Response::new(retired.map_err(|error| error.status())?))
     }
 
     async fn renew_leaves(&self, request: Request<mesh::RenewLeavesRequest>) -> Answered<mesh::RenewLeavesResponse> {
         let who = who(&request);
         let within = std::time::Duration::from_millis(request.into_inner().within_ms);
-        self.audit(Record::new(&who, "ca.renew", "all leaves")).await?;
-        self.authority.renew_all(within).await?;
+        let renewed = self.authority.renew_leaves(within, &who).await;
+        renewed.map_err(|error| error.status())?;
         let fleet = self.hub.fleet(mesh::FleetRequest::default()).await?;
         let connected = fleet
             .proxies

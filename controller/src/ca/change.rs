@@ -24,7 +24,11 @@ impl Authority {
     ///
     /// # Errors
     /// A rotation is under way, the operator's files are no good, or files or store could not be written.
-    pub async fn rotate(&self, request: v1::RotateRootRequest, who: &str) -> Result<(), TrustError> {
+    pub async fn rotate(
+        &self,
+        request: &v1::RotateRootRequest,
+        who: &str,
+    ) -> Result<v1::TrustStatusResponse, TrustError> {
         let _alone = self.changing.lock().await;
         self.refresh().await?;
         let current = self.current();
@@ -32,7 +36,7 @@ impl Authority {
         if !matches!(current.state.trust.step, Step::Stable { .. }) {
             return Err(crate::trust::Refused::UnderWay(current.state.trust.name()).into());
         }
-        let (signer, lifetime) = self.new_root(&request, current.state.root_lifetime)?;
+        let (signer, lifetime) = self.new_root(request, current.state.root_lifetime)?;
         let trust = current.state.trust.rotate(signer.id, request.keep_old)?;
         open::add(&self.files, &signer)?;
         let mut next = current.state.with(trust, Some(&signer.root));
@@ -46,7 +50,7 @@ impl Authority {
             }
             return Err(error);
         }
-        Ok(())
+        Ok(self.status().await?)
     }
 
     /// Retires the old root of a rotation that stopped before it (`keep_old`); or gives up a rotation of which the
@@ -54,10 +58,7 @@ impl Authority {
     ///
     /// # Errors
     /// Someone would be cut off; the error has them all. Or it is no root that can go.
-    pub async fn retire(&self, request: v1::RetireRootRequest, who: &str) -> Result<(), TrustError> {
-        let id = RootId::from_slice(&request.id);
-        let id =
-            id.ok_or_else(|| CaError::Option("a root's id is the SHA-256 of its DER, 32 bytes".to_owned()))?;
+    pub async fn retire(&self, id: RootId, who: &str) -> Result<v1::TrustStatusResponse, TrustError> {
         let _alone = self.changing.lock().await;
         self.refresh().await?;
         let current = self.current();
@@ -65,28 +66,30 @@ impl Authority {
         let trust = current.state.trust.retire(id, &view, self.now())?;
         let next = current.state.with(trust, None);
         let audit = Record::new(who, "ca.retire", format!("root {id}"));
-        self.change(&current, next, vec![audit]).await
+        self.change(&current, next, vec![audit]).await?;
+        Ok(self.status().await?)
     }
 
     /// Asks every proxy to renew within a time; zero: as after a change of the root. No longer than half a leaf's
-    /// life, by which each renews by itself.
+    /// life, by which each renews by itself. Audited as `ca.renew`.
     ///
     /// # Errors
     /// The store could not be written.
-    pub async fn renew_all(&self, within: Duration) -> Result<(), TrustError> {
+    pub async fn renew_leaves(&self, within: Duration, who: &str) -> Result<(), TrustError> {
         let _alone = self.changing.lock().await;
         self.refresh().await?;
         let current = self.current();
         let next = current.state.with(current.state.trust.renew(), None);
-        if !within.is_zero() {
-            let mut hint = open::hint(&next.trust, &self.options);
-            hint.within = within.min(self.options.leaf_lifetime / 2);
-            let revision = self.commit(&current, &next, Vec::new()).await?;
-            // Before the state, which would be published with the usual time.
-            self.renewals.send_replace(hint);
-            return Ok(self.adopt(next, revision)?);
+        let audit = vec![Record::new(who, "ca.renew", "all leaves")];
+        if within.is_zero() {
+            return self.change(&current, next, audit).await;
         }
-        self.change(&current, next, Vec::new()).await
+        let mut hint = open::hint(&next.trust, &self.options);
+        hint.within = within.min(self.options.leaf_lifetime / 2);
+        let revision = self.commit(&current, &next, audit).await?;
+        // Before the state, which would be published with the usual time.
+        self.renewals.send_replace(hint);
+        Ok(self.adopt(next, revision)?)
     }
 
     /// Forgets the leaves of a workload, so that no rotation waits for it, and says whether there were any. It is

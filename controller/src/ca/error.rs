@@ -174,6 +174,13 @@ impl From<TrustError> for Status {
     }
 }
 
+impl TrustError {
+    /// The answer to whoever asked.
+    pub fn status(self) -> Status {
+        self.into()
+    }
+}
+
 impl SignError {
     /// The answer to whoever asked.
     pub fn status(&self) -> Status {
