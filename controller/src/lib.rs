@@ -7,8 +7,10 @@
 //!   what proxies register.
 
 pub mod api;
+pub mod attest;
 pub mod audit;
 pub mod auth;
+pub mod ca;
 pub mod catalog;
 pub mod fleet;
 pub mod hex;
