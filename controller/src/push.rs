@@ -237,3 +237,8 @@ enum Input {
         done: oneshot::Sender<()>,
     },
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
