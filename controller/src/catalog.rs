@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc};
 use weft_proto::{
     DocumentError, Source, TrustDomain,
@@ -31,6 +32,7 @@ use weft_proto::{
 use crate::{
     audit,
     fleet::{Registered, WriteError},
+    push::Registrar,
     store::{CommitError, Condition, Entry, Operation, Revision, SharedStore, StoreError, Transaction},
     world::{Change, Meaning, Versioned},
 };
@@ -382,7 +384,7 @@ impl Catalog {
     ///
     /// # Errors
     /// It may not be, with the reason; or it can't be now.
-    pub async fn register(&self, key: &DocumentKey, registered: Option<&Registered>) -> Result<(), WriteError> {
+    async fn write(&self, key: &DocumentKey, registered: Option<&Registered>) -> Result<(), WriteError> {
         let mut state = self.state.lock().await;
         if let Some(stored) = state.documents.get(key)
             && stored.origin == Origin::Document
@@ -506,7 +508,7 @@ fn registration(key: &DocumentKey, registered: &Registered) -> Result<Item, Writ
 }
 
 /// A stored document, if the entry is one.
-fn read(entry: &Entry) -> Option<Result<(Stored, Parsed), Vec<DocumentError>>> {
+pub fn stored(entry: &Entry) -> Option<Stored> {
     let (json, origin) = if entry.key.starts_with(batch::PREFIX) {
         (entry.value.clone(), Origin::Document)
     } else if entry.key.starts_with(record::PREFIX) {
@@ -516,12 +518,34 @@ fn read(entry: &Entry) -> Option<Result<(Stored, Parsed), Vec<DocumentError>>> {
     } else {
         return None;
     };
-    let text = String::from_utf8_lossy(&json).into_owned();
-    let stored = Stored {
+    Some(Stored {
         json,
         generation: entry.generation,
         revision: entry.modified,
         origin,
-    };
-    Some(parse_document(&Source::new(format!("the store, {}", entry.key), text)).map(|parsed| (stored, parsed)))
+    })
+}
+
+/// Which document is at a path of the store, if one is.
+pub fn key_of(path: &str) -> Option<DocumentKey> {
+    batch::key_of(path).or_else(|| record::key_of(path))
+}
+
+fn read(entry: &Entry) -> Option<Result<(Stored, Parsed), Vec<DocumentError>>> {
+    let stored = stored(entry)?;
+    let text = String::from_utf8_lossy(&stored.json).into_owned();
+    let source = Source::new(format!("the store, {}", entry.key), text);
+    Some(parse_document(&source).map(|parsed| (stored, parsed)))
+}
+
+impl Registrar for Arc<Catalog> {
+    fn register(&self, key: DocumentKey, registered: Registered) -> BoxFuture<'static, Result<(), WriteError>> {
+        let catalog = self.clone();
+        Box::pin(async move { catalog.write(&key, Some(&registered)).await })
+    }
+
+    fn deregister(&self, key: DocumentKey) -> BoxFuture<'static, Result<(), WriteError>> {
+        let catalog = self.clone();
+        Box::pin(async move { catalog.write(&key, None).await })
+    }
 }

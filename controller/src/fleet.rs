@@ -28,8 +28,8 @@ use std::{
 use bytes::Bytes;
 use weft_proto::{SpiffeId, kinds::DocumentKey, mesh::v1 as mesh, model::Readiness};
 
-pub use member::Presence;
 use member::Member;
+pub use member::Presence;
 
 use crate::push::admission::SessionId;
 
@@ -174,7 +174,9 @@ impl Fleet {
 
     /// A proxy told how it is.
     pub fn on_report(&mut self, session: SessionId, key: &DocumentKey, report: &mesh::Report, now: Now) {
-        let Some(member) = self.member(session, key) else { return };
+        let Some(member) = self.member(session, key) else {
+            return;
+        };
         if member.on_report(report, now) {
             self.unwritten.insert(key.clone());
         }
@@ -190,7 +192,9 @@ impl Fleet {
     /// A stream ended, however.
     pub fn on_closed(&mut self, session: SessionId, key: &DocumentKey, now: Now) {
         let grace = self.graces.lost;
-        let Some(member) = self.member(session, key) else { return };
+        let Some(member) = self.member(session, key) else {
+            return;
+        };
         if member.is_draining() {
             self.go(key, now);
         } else {
@@ -200,9 +204,8 @@ impl Fleet {
 
     /// Time passes: graces end.
     pub fn on_tick(&mut self, now: Now) {
-        let is_over = |member: &Member| {
-            matches!(member.presence, Presence::Lost { until } if now.running >= until)
-        };
+        let is_over =
+            |member: &Member| matches!(member.presence, Presence::Lost { until } if now.running >= until);
         let over = self.members.iter().filter(|(_, member)| is_over(member));
         let over: Vec<DocumentKey> = over.map(|(key, _)| key.clone()).collect();
         for key in over {
@@ -214,7 +217,9 @@ impl Fleet {
     /// Removes a proxy by name, connected or not: its session comes back. `None`: there is none of that name.
     pub fn evict(&mut self, key: &DocumentKey, now: Now) -> Option<Option<Ended>> {
         let member = self.members.get(key)?;
-        let session = member.session().map(|session| (session, "evicted by an operator".to_owned()));
+        let session = member
+            .session()
+            .map(|session| (session, "evicted by an operator".to_owned()));
         self.go(key, now);
         Some(session)
     }
@@ -224,12 +229,16 @@ impl Fleet {
         loop {
             let members = &self.members;
             let is_due = |key: &&DocumentKey| {
-                members.get(*key).is_none_or(|member| member.is_writing || member.retry_at <= now.running)
+                members
+                    .get(*key)
+                    .is_none_or(|member| member.is_writing || member.retry_at <= now.running)
             };
             let key = self.unwritten.iter().find(is_due)?.clone();
             self.unwritten.remove(&key);
             // While a write is under way there is none; its end is noted as a reason to look again.
-            let Some(member) = self.members.get_mut(&key).filter(|member| !member.is_writing) else { continue };
+            let Some(member) = self.members.get_mut(&key).filter(|member| !member.is_writing) else {
+                continue;
+            };
             if let Some(registered) = member.difference() {
                 member.is_writing = true;
                 return Some(Write { key, registered });
@@ -271,7 +280,8 @@ impl Fleet {
 
     /// What is known of each proxy, sorted by namespace and name; what its session knows is added by the caller.
     pub fn statuses(&self) -> Vec<(DocumentKey, Option<SessionId>, mesh::ProxyStatus)> {
-        let status = |(key, member): (&DocumentKey, &Member)| (key.clone(), member.session(), member.status(key));
+        let status =
+            |(key, member): (&DocumentKey, &Member)| (key.clone(), member.session(), member.status(key));
         let mut statuses: Vec<_> = self.members.iter().map(status).collect();
         statuses.sort_by(|left, right| left.0.cmp(&right.0));
         statuses
@@ -284,12 +294,17 @@ impl Fleet {
 
     /// How many are connected.
     pub fn connected(&self) -> usize {
-        self.members.values().filter(|member| member.session().is_some()).count()
+        self.members
+            .values()
+            .filter(|member| member.session().is_some())
+            .count()
     }
 
     /// The member, if it is still this session's.
     fn member(&mut self, session: SessionId, key: &DocumentKey) -> Option<&mut Member> {
-        self.members.get_mut(key).filter(|member| member.session() == Some(session))
+        self.members
+            .get_mut(key)
+            .filter(|member| member.session() == Some(session))
     }
 
     fn go(&mut self, key: &DocumentKey, now: Now) {
@@ -305,8 +320,12 @@ impl Fleet {
             Presence::Gone { at } if !member.is_unwritten() => Some(at),
             _ => None,
         };
-        self.members.retain(|_, member| gone_at(member).is_none_or(|at| now.running < at + SHOWN_WHEN_GONE));
-        let gone = self.members.iter().filter_map(|(key, member)| Some((gone_at(member)?, key.clone())));
+        self.members
+            .retain(|_, member| gone_at(member).is_none_or(|at| now.running < at + SHOWN_WHEN_GONE));
+        let gone = self
+            .members
+            .iter()
+            .filter_map(|(key, member)| Some((gone_at(member)?, key.clone())));
         let mut gone: Vec<(Duration, DocumentKey)> = gone.collect();
         if let Some(excess) = gone.len().checked_sub(MAX_GONE) {
             gone.sort_unstable();

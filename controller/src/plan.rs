@@ -64,7 +64,10 @@ impl Subject {
             Self::Address(address) => world.at_address(*address).cloned().collect(),
             Self::Name(name) => {
                 let service = service_key(name, namespace).filter(|key| world.version(key).is_some());
-                service.into_iter().chain(world.with_host(name).cloned()).collect()
+                service
+                    .into_iter()
+                    .chain(world.with_host(name).cloned())
+                    .collect()
             }
         }
     }
@@ -124,7 +127,9 @@ pub fn plan<'a>(
             keys.insert(target);
         }
     }
-    let versions = keys.into_iter().filter_map(|key| Some((world.version(&key)?, key)));
+    let versions = keys
+        .into_iter()
+        .filter_map(|key| Some((world.version(&key)?, key)));
     plan.resources = versions.map(|(version, key)| (key, version)).collect();
     plan
 }
@@ -191,7 +196,9 @@ impl Wants {
 
     /// Whether a subject that is asked for leads to anything.
     pub fn is_known(&self, subject: &Subject) -> bool {
-        self.subjects.get(subject).is_some_and(|targets| !targets.is_empty())
+        self.subjects
+            .get(subject)
+            .is_some_and(|targets| !targets.is_empty())
     }
 
     /// The documents to which a subject that is asked for leads.
@@ -203,6 +210,11 @@ impl Wants {
     pub fn own_topics(&self) -> Vec<Topic> {
         let own = self.own.clone().map(Topic::Workload);
         own.into_iter().chain([Topic::MeshConfig]).collect()
+    }
+
+    /// What changes concern it because of what it asks for.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.by_topic.keys()
     }
 
     /// Adds a subject. The topics that are new with it come back.
@@ -227,7 +239,9 @@ impl Wants {
     /// Takes a subject away. The topics that went with it come back.
     pub fn unsubscribe(&mut self, world: &World, subject: &Subject, stale: &mut Stale) -> Vec<Topic> {
         stale.subjects.remove(subject);
-        let Some(targets) = self.subjects.remove(subject) else { return Vec::new() };
+        let Some(targets) = self.subjects.remove(subject) else {
+            return Vec::new();
+        };
         for target in targets {
             self.release(world, target, stale);
         }
@@ -253,7 +267,9 @@ impl Wants {
         stale: &mut Stale,
     ) {
         stale.keys.extend(keys.iter().cloned());
-        let Some(subjects) = self.by_topic.get(topic) else { return };
+        let Some(subjects) = self.by_topic.get(topic) else {
+            return;
+        };
         let subjects: Vec<Subject> = subjects.iter().cloned().collect();
         for subject in subjects {
             self.resolve(world, &subject, stale);
@@ -268,7 +284,9 @@ impl Wants {
             Kind::Workload => {
                 self.own.as_ref() == Some(key)
                     || self.wanted.contains_key(key)
-                    || world.related(key).any(|service| self.wanted.contains_key(service))
+                    || world
+                        .related(key)
+                        .any(|service| self.wanted.contains_key(service))
             }
             Kind::Service | Kind::ExternalService => self.wanted.contains_key(key),
         };
@@ -284,7 +302,9 @@ impl Wants {
 
     fn resolve(&mut self, world: &World, subject: &Subject, stale: &mut Stale) {
         let now = subject.targets(world, &self.namespace);
-        let Some(before) = self.subjects.get(subject).filter(|before| **before != now) else { return };
+        let Some(before) = self.subjects.get(subject).filter(|before| **before != now) else {
+            return;
+        };
         let gone: Vec<DocumentKey> = before.difference(&now).cloned().collect();
         let new: Vec<DocumentKey> = now.difference(before).cloned().collect();
         stale.subjects.insert(subject.clone());

@@ -89,7 +89,11 @@ pub struct Trust {
 /// [`Hub`] as any other change. Of one key there is one call at a time.
 pub trait Registrar: Send + Sync + 'static {
     /// Writes a workload that a proxy registered.
-    fn register(&self, key: DocumentKey, registered: Registered) -> BoxFuture<'static, Result<(), WriteError>>;
+    fn register(
+        &self,
+        key: DocumentKey,
+        registered: Registered,
+    ) -> BoxFuture<'static, Result<(), WriteError>>;
 
     /// Removes one.
     fn deregister(&self, key: DocumentKey) -> BoxFuture<'static, Result<(), WriteError>>;
@@ -115,7 +119,10 @@ impl Default for Options {
             },
             heartbeat: Duration::from_secs(15),
             // A first update of a few dozen resources is some 20 KiB: 64 of them are a megabyte on its way.
-            admission: admission::Limits { syncing: 64, waiting: 8_192 },
+            admission: admission::Limits {
+                syncing: 64,
+                waiting: 8_192,
+            },
         }
     }
 }

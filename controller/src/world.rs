@@ -85,7 +85,11 @@ impl From<&Workload> for Meaning {
 impl From<&ExternalService> for Meaning {
     fn from(external: &ExternalService) -> Self {
         Self::ExternalService {
-            hosts: external.hosts.iter().map(|host| host.as_str().to_owned()).collect(),
+            hosts: external
+                .hosts
+                .iter()
+                .map(|host| host.as_str().to_owned())
+                .collect(),
             addresses: match &external.resolution {
                 Resolution::Dns => Vec::new(),
                 Resolution::Static(addresses) => addresses.clone(),
@@ -293,7 +297,9 @@ impl World {
 
     /// Enters a document into the indexes, and touches whom it now concerns.
     fn link(&mut self, key: &DocumentKey, affected: &mut Affected) {
-        let Some(mut item) = self.items.remove(key) else { return };
+        let Some(mut item) = self.items.remove(key) else {
+            return;
+        };
         let (related, indexed) = match &item.meaning {
             Meaning::MeshConfig => {
                 self.configs.insert(key.clone());
@@ -330,7 +336,9 @@ impl World {
     /// Takes a document out of the indexes, and touches whom it concerned. The document itself stays.
     fn unlink(&mut self, key: &DocumentKey, affected: &mut Affected) {
         self.touch(key, affected);
-        let Some(mut item) = self.items.remove(key) else { return };
+        let Some(mut item) = self.items.remove(key) else {
+            return;
+        };
         for other in std::mem::take(&mut item.related) {
             if let Some(other) = self.items.get_mut(&other) {
                 other.related.remove(key);
@@ -392,7 +400,8 @@ impl World {
             .and_then(|(label, value)| namespace.workloads.get(&label, &value))
             .into_iter()
             .flatten();
-        let is_selected = |workload: &&DocumentKey| match self.items.get(*workload).map(|item| &item.meaning) {
+        let is_selected = |workload: &&DocumentKey| match self.items.get(*workload).map(|item| &item.meaning)
+        {
             Some(Meaning::Workload { labels, .. }) => labels.are_selected_by(selector),
             _ => false,
         };
@@ -451,7 +460,9 @@ impl World {
                 let topics = [Some(Topic::Service(key.clone())), address.map(Topic::Address)];
                 for topic in topics.into_iter().flatten() {
                     note(topic.clone(), key);
-                    item.related.iter().for_each(|workload| note(topic.clone(), workload));
+                    item.related
+                        .iter()
+                        .for_each(|workload| note(topic.clone(), workload));
                 }
             }
             Meaning::Workload { address, .. } => {
@@ -459,14 +470,22 @@ impl World {
                 note(Topic::Address(*address), key);
                 for service in &item.related {
                     note(Topic::Service(service.clone()), key);
-                    if let Some(Meaning::Service { address: Some(address), .. }) = self.meaning(service) {
+                    if let Some(Meaning::Service {
+                        address: Some(address),
+                        ..
+                    }) = self.meaning(service)
+                    {
                         note(Topic::Address(*address), key);
                     }
                 }
             }
             Meaning::ExternalService { hosts, addresses } => {
-                hosts.iter().for_each(|host| note(Topic::Host(host.as_str().into()), key));
-                addresses.iter().for_each(|address| note(Topic::Address(*address), key));
+                hosts
+                    .iter()
+                    .for_each(|host| note(Topic::Host(host.as_str().into()), key));
+                addresses
+                    .iter()
+                    .for_each(|address| note(Topic::Address(*address), key));
             }
         }
     }

@@ -91,7 +91,10 @@ impl Member {
 
     /// One that said hello.
     pub(super) fn connected(session: SessionId, proxy: &Proxy, hello: &mesh::Hello, now: Now) -> Self {
-        let readiness = hello.registration.as_ref().map(|registration| readiness(registration.readiness));
+        let readiness = hello
+            .registration
+            .as_ref()
+            .map(|registration| readiness(registration.readiness));
         let warnings = hello.warnings.iter().take(MAX_WARNINGS);
         Self {
             identity: proxy.identity.clone(),
@@ -192,7 +195,10 @@ impl Member {
             Readiness::NotReady => mesh::Readiness::NotReady,
             Readiness::Draining => mesh::Readiness::Draining,
         };
-        let problem = self.problem.iter().map(|problem| format!("not registered: {problem}"));
+        let problem = self
+            .problem
+            .iter()
+            .map(|problem| format!("not registered: {problem}"));
         mesh::ProxyStatus {
             namespace: key.namespace().to_owned(),
             workload: key.name().to_owned(),

@@ -12,7 +12,11 @@ use super::{MAX_GRACE, Registered, readiness};
 const MAX_DOCUMENT_BYTES: usize = 64 << 10;
 
 /// What of a document is the certificate's to say, not the proxy's.
-const GIVEN: [(&str, &str); 3] = [("metadata", "namespace"), ("spec", "serviceAccount"), ("spec", "uid")];
+const GIVEN: [(&str, &str); 3] = [
+    ("metadata", "namespace"),
+    ("spec", "serviceAccount"),
+    ("spec", "uid"),
+];
 
 /// Puts a registration together for the workload `key` of an identity.
 ///
@@ -24,7 +28,9 @@ pub fn registered(
     key: &DocumentKey,
 ) -> Result<Registered, String> {
     if registration.document.len() > MAX_DOCUMENT_BYTES {
-        return Err(format!("the document of the registration is larger than {MAX_DOCUMENT_BYTES} bytes"));
+        return Err(format!(
+            "the document of the registration is larger than {MAX_DOCUMENT_BYTES} bytes"
+        ));
     }
     let value: Value = serde_json::from_slice(&registration.document)
         .map_err(|error| format!("the document of the registration is no JSON: {error}"))?;
@@ -36,12 +42,17 @@ pub fn registered(
     }
     for (part, field) in GIVEN {
         if document.get(part).and_then(|part| part.get(field)).is_some() {
-            return Err(format!("{part}.{field}: is that of the certificate, leave it out"));
+            return Err(format!(
+                "{part}.{field}: is that of the certificate, leave it out"
+            ));
         }
     }
     let metadata = part(&mut document, "metadata")?;
     if metadata.get("name").and_then(Value::as_str) != Some(key.name()) {
-        return Err(format!("metadata.name: is not the workload of the certificate, {}", key.name()));
+        return Err(format!(
+            "metadata.name: is not the workload of the certificate, {}",
+            key.name()
+        ));
     }
     metadata.insert("namespace".to_owned(), key.namespace().into());
     let account = identity.service_account().unwrap_or_default();

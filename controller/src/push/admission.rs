@@ -93,7 +93,10 @@ mod tests {
 
     #[test]
     fn those_that_wait_are_served_in_the_order_in_which_they_came() {
-        let mut door = Admission::new(Limits { syncing: 2, waiting: 2 });
+        let mut door = Admission::new(Limits {
+            syncing: 2,
+            waiting: 2,
+        });
         let entries: Vec<Entry> = (1..=5).map(|session| door.enter(session)).collect();
         use Entry::{Admitted, TurnedAway, Waits};
         assert_eq!(entries, [Admitted, Admitted, Waits, Waits, TurnedAway]);

@@ -96,11 +96,27 @@ impl Questions {
         };
         self.next += 1;
         let (parts, receiver) = mpsc::unbounded_channel();
-        let open = Open { session, parts, bytes: 0, count: 0, deadline: now + timeout + PATIENCE };
+        let open = Open {
+            session,
+            parts,
+            bytes: 0,
+            count: 0,
+            deadline: now + timeout + PATIENCE,
+        };
         self.open.insert(self.next, open);
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let question = mesh::Question { id: self.next, timeout_ms, question };
-        Ok((question, Answers { parts: receiver, is_over: false }))
+        let question = mesh::Question {
+            id: self.next,
+            timeout_ms,
+            question,
+        };
+        Ok((
+            question,
+            Answers {
+                parts: receiver,
+                is_over: false,
+            },
+        ))
     }
 
     /// A part of an answer came. A question that is to be cancelled at the proxy comes back: nobody reads it any more,
@@ -118,7 +134,11 @@ impl Questions {
         };
         let is_last = answer.is_last;
         let is_too_much = open.bytes > MAX_ANSWER_BYTES || open.count > MAX_PARTS;
-        let answer = if is_too_much { failure("the answer is cut: it is longer than 4 MiB") } else { answer };
+        let answer = if is_too_much {
+            failure("the answer is cut: it is longer than 4 MiB")
+        } else {
+            answer
+        };
         let is_read = open.parts.send(answer).is_ok();
         if is_last || is_too_much || !is_read {
             self.open.remove(&id);
@@ -129,7 +149,11 @@ impl Questions {
     /// Time passes. Questions to be cancelled at their proxies come back.
     pub(super) fn on_tick(&mut self, now: Duration) -> Vec<(SessionId, u64)> {
         let is_over = |open: &Open| now >= open.deadline || open.parts.is_closed();
-        let over = self.open.iter().filter(|(_, open)| is_over(open)).map(|(id, open)| (open.session, *id));
+        let over = self
+            .open
+            .iter()
+            .filter(|(_, open)| is_over(open))
+            .map(|(id, open)| (open.session, *id));
         let over: Vec<(SessionId, u64)> = over.collect();
         for (_, id) in &over {
             if let Some(open) = self.open.remove(id) {

@@ -161,18 +161,30 @@ impl Session {
         session.stale.keys.extend(session.held.keys().cloned());
         session.stale.keys.extend(session.wants.needed(world).cloned());
         let added = session.wants.own_topics();
-        (session, TopicChange { added, removed: Vec::new() })
+        (
+            session,
+            TopicChange {
+                added,
+                removed: Vec::new(),
+            },
+        )
     }
 
     /// If the proxy has anything of which this controller knows not even the kind, it has to drop all that is not
     /// sent: only a whole update does that.
     fn take_held(&mut self, held: &[mesh::Held]) {
-        let readable = held.iter().map(|held| Some((key_of(held.key.as_ref()?)?, held.version)));
-        let readable: Option<HashMap<DocumentKey, u64>> =
-            if held.len() > MAX_HELD { None } else { readable.collect() };
+        let readable = held
+            .iter()
+            .map(|held| Some((key_of(held.key.as_ref()?)?, held.version)));
+        let readable: Option<HashMap<DocumentKey, u64>> = if held.len() > MAX_HELD {
+            None
+        } else {
+            readable.collect()
+        };
         match readable {
             Some(held) => {
-                held.iter().for_each(|(key, version)| self.digest.add(key, *version));
+                held.iter()
+                    .for_each(|(key, version)| self.digest.add(key, *version));
                 self.held = held;
             }
             None => self.next = Next::Whole,
@@ -199,6 +211,12 @@ impl Session {
         self.wants.subjects()
     }
 
+    /// What it listens to.
+    pub fn topics(&self) -> Vec<Topic> {
+        let own = self.wants.own_topics();
+        own.into_iter().chain(self.wants.topics().cloned()).collect()
+    }
+
     /// What it last refused, until it took everything.
     pub fn problems(&self) -> &[mesh::Problem] {
         &self.refused.problems
@@ -211,7 +229,11 @@ impl Session {
 
     /// Up to which revision of the world the proxy has what concerns it; 0: it acked nothing yet.
     pub fn acked_revision(&self, world: &World) -> u64 {
-        if self.is_current() { world.revision() } else { self.acked.unwrap_or(0) }
+        if self.is_current() {
+            world.revision()
+        } else {
+            self.acked.unwrap_or(0)
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -234,13 +256,21 @@ impl Session {
     ) -> Result<TopicChange, Ending> {
         let mut topics = TopicChange::default();
         let names = subscribe.drop_names.iter().filter_map(|name| Subject::name(name));
-        let addresses = subscribe.drop_addresses.iter().filter_map(|text| Subject::address(text));
+        let addresses = subscribe
+            .drop_addresses
+            .iter()
+            .filter_map(|text| Subject::address(text));
         for subject in names.chain(addresses) {
             self.told.remove(&subject);
-            topics.removed.extend(self.wants.unsubscribe(world, &subject, &mut self.stale));
+            topics
+                .removed
+                .extend(self.wants.unsubscribe(world, &subject, &mut self.stale));
         }
         let names = subscribe.names.iter().map(|name| (name, Subject::name(name)));
-        let addresses = subscribe.addresses.iter().map(|text| (text, Subject::address(text)));
+        let addresses = subscribe
+            .addresses
+            .iter()
+            .map(|text| (text, Subject::address(text)));
         for (text, subject) in names.chain(addresses) {
             if self.wants.len() + self.impossible.len() >= MAX_SUBJECTS {
                 return Err(Ending::TooMuch(format!(
@@ -251,7 +281,9 @@ impl Session {
                 Some(subject) => {
                     // Asked again, it is answered again.
                     self.told.remove(&subject);
-                    topics.added.extend(self.wants.subscribe(world, subject, &mut self.stale));
+                    topics
+                        .added
+                        .extend(self.wants.subscribe(world, subject, &mut self.stale));
                 }
                 None if text.len() <= MAX_SUBJECT_BYTES => self.impossible.push(text.clone()),
                 None => return Err(Ending::Violation("a name is longer than any can be".to_owned())),
@@ -277,11 +309,21 @@ impl Session {
     /// # Errors
     /// There was no such update yet.
     pub fn on_ack(&mut self, nonce: u64) -> Result<(), Ending> {
-        let Some(flight) = self.take_flight(nonce)? else { return Ok(()) };
+        let Some(flight) = self.take_flight(nonce)? else {
+            return Ok(());
+        };
         if flight.is_whole {
             self.held.clear();
         }
-        self.digest = apply(&mut self.held, if flight.is_whole { Digest::default() } else { self.digest }, &flight);
+        self.digest = apply(
+            &mut self.held,
+            if flight.is_whole {
+                Digest::default()
+            } else {
+                self.digest
+            },
+            &flight,
+        );
         self.told.extend(flight.told);
         if flight.is_last {
             self.acked = Some(flight.revision);
@@ -298,9 +340,16 @@ impl Session {
     /// # Errors
     /// There was no such update yet.
     pub fn on_nack(&mut self, nonce: u64, problems: &[mesh::Problem], now: Duration) -> Result<(), Ending> {
-        let Some(flight) = self.take_flight(nonce)? else { return Ok(()) };
-        let sent = flight.changed.into_iter().map(|(key, version)| (key, Some(version)));
-        let sent: Vec<_> = sent.chain(flight.removed.into_iter().map(|key| (key, None))).collect();
+        let Some(flight) = self.take_flight(nonce)? else {
+            return Ok(());
+        };
+        let sent = flight
+            .changed
+            .into_iter()
+            .map(|(key, version)| (key, Some(version)));
+        let sent: Vec<_> = sent
+            .chain(flight.removed.into_iter().map(|key| (key, None)))
+            .collect();
         let named: HashSet<&str> = problems.iter().map(|problem| problem.document.as_str()).collect();
         let is_named = |key: &DocumentKey| named.contains(key.to_string().as_str());
         let are_any_named = sent.iter().any(|(key, _)| is_named(key));
@@ -311,7 +360,9 @@ impl Session {
                 self.stale.keys.insert(key);
             }
         }
-        self.stale.subjects.extend(flight.told.into_iter().map(|(subject, _)| subject));
+        self.stale
+            .subjects
+            .extend(flight.told.into_iter().map(|(subject, _)| subject));
         self.refused.problems = problems.iter().take(MAX_PROBLEMS).map(cut_problem).collect();
         self.refused.at = now;
         self.refused.is_worth_a_try = false;
@@ -342,7 +393,9 @@ impl Session {
         }
         self.last_resync = Some(now);
         if let Some(flight) = self.flight.take() {
-            self.stale.subjects.extend(flight.told.into_iter().map(|(subject, _)| subject));
+            self.stale
+                .subjects
+                .extend(flight.told.into_iter().map(|(subject, _)| subject));
         }
         self.next = Next::Whole;
         Ok(())
@@ -353,13 +406,19 @@ impl Session {
     /// # Errors
     /// The proxy does not ack.
     pub fn on_tick(&mut self, now: Duration) -> Result<(), Ending> {
-        if self.flight.as_ref().is_some_and(|flight| now >= flight.since + ACK_TIMEOUT) {
+        if self
+            .flight
+            .as_ref()
+            .is_some_and(|flight| now >= flight.since + ACK_TIMEOUT)
+        {
             let seconds = ACK_TIMEOUT.as_secs();
             return Err(Ending::TooSlow(format!("no ack of an update within {seconds} s")));
         }
         if self.refused.is_worth_a_try && now >= self.refused.at + RETRY_REFUSED && self.is_idle() {
             self.refused.is_worth_a_try = false;
-            self.stale.keys.extend(self.refused.versions.drain().map(|(key, _)| key));
+            self.stale
+                .keys
+                .extend(self.refused.versions.drain().map(|(key, _)| key));
             self.note_untold();
         }
         Ok(())
@@ -367,13 +426,20 @@ impl Session {
 
     /// Answers are held back together with what was refused.
     fn note_untold(&mut self) {
-        let untold = self.wants.subjects().filter(|subject| !self.told.contains_key(subject));
+        let untold = self
+            .wants
+            .subjects()
+            .filter(|subject| !self.told.contains_key(subject));
         self.stale.subjects.extend(untold.cloned());
     }
 
     /// The digest for a heartbeat; empty while something is under way.
     pub fn digest(&self) -> Bytes {
-        if self.is_idle() { Bytes::copy_from_slice(&self.digest.to_bytes()) } else { Bytes::new() }
+        if self.is_idle() {
+            Bytes::copy_from_slice(&self.digest.to_bytes())
+        } else {
+            Bytes::new()
+        }
     }
 
     /// The next update, if one is due.
@@ -418,7 +484,11 @@ impl Session {
         let mut differing: Vec<(u8, DocumentKey, Option<u64>)> = Vec::new();
         for key in self.stale.keys.drain() {
             let wanted = self.wants.version(world, &key);
-            let held = if is_whole { None } else { self.held.get(&key).copied() };
+            let held = if is_whole {
+                None
+            } else {
+                self.held.get(&key).copied()
+            };
             if self.refused.versions.get(&key) == Some(&wanted) {
                 continue;
             }
@@ -451,7 +521,10 @@ impl Session {
         for subject in subjects {
             self.stale.subjects.remove(&subject);
             let is_known = self.wants.is_known(&subject);
-            let is_there = self.wants.targets(&subject).all(|key| !self.refused.versions.contains_key(key));
+            let is_there = self
+                .wants
+                .targets(&subject)
+                .all(|key| !self.refused.versions.contains_key(key));
             if is_there && self.wants.contains(&subject) && self.told.get(&subject) != Some(&is_known) {
                 answers.push((subject, is_known));
             }
@@ -461,10 +534,20 @@ impl Session {
     }
 
     fn message(&mut self, world: &World, flight: &Flight) -> mesh::Update {
-        let held = Overlay { held: &self.held, is_whole: flight.is_whole };
-        let base = if flight.is_whole { Digest::default() } else { self.digest };
+        let held = Overlay {
+            held: &self.held,
+            is_whole: flight.is_whole,
+        };
+        let base = if flight.is_whole {
+            Digest::default()
+        } else {
+            self.digest
+        };
         let digest = held.digest_after(base, flight);
-        let resources = flight.changed.iter().filter_map(|(key, _)| world.resource(key).cloned());
+        let resources = flight
+            .changed
+            .iter()
+            .filter_map(|(key, _)| world.resource(key).cloned());
         let count = self.impossible.len().min(MAX_ANSWERS);
         let impossible: Vec<String> = self.impossible.drain(..count).collect();
         let told = |is_known: bool| {
@@ -507,7 +590,11 @@ impl Overlay<'_> {
 
 /// Changes what is held as an update says, and its digest with it.
 fn apply(held: &mut HashMap<DocumentKey, u64>, digest: Digest, flight: &Flight) -> Digest {
-    let digest = Overlay { held, is_whole: flight.is_whole }.digest_after(digest, flight);
+    let digest = Overlay {
+        held,
+        is_whole: flight.is_whole,
+    }
+    .digest_after(digest, flight);
     held.extend(flight.changed.iter().cloned());
     for key in &flight.removed {
         held.remove(key);

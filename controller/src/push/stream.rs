@@ -58,7 +58,9 @@ pub(super) struct Out {
 impl Out {
     /// Sends a message; whether that was possible: else the proxy does not read, or is gone.
     pub(super) fn send(&self, message: mesh::controller_message::Message) -> bool {
-        let message = mesh::ControllerMessage { message: Some(message) };
+        let message = mesh::ControllerMessage {
+            message: Some(message),
+        };
         self.messages.try_send(Ok(message)).is_ok()
     }
 
@@ -97,7 +99,8 @@ impl Hub {
     ) -> Result<Outgoing, Status> {
         let first = timeout(HELLO_TIMEOUT, incoming.next()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))?;
-        let Some(mesh::proxy_message::Message::Hello(hello)) = first.transpose()?.and_then(|first| first.message)
+        let Some(mesh::proxy_message::Message::Hello(hello)) =
+            first.transpose()?.and_then(|first| first.message)
         else {
             return Err(Status::invalid_argument("the first message is not hello"));
         };
@@ -105,8 +108,17 @@ impl Hub {
         let session = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
         let (messages, outgoing) = mpsc::channel(OUTGOING);
         let (reader, end) = oneshot::channel();
-        let out = Out { messages, _reader: reader };
-        let connected = Connected { session, proxy, registered, hello, out };
+        let out = Out {
+            messages,
+            _reader: reader,
+        };
+        let connected = Connected {
+            session,
+            proxy,
+            registered,
+            hello,
+            out,
+        };
         self.send(Input::Connected(Box::new(connected))).await?;
         tokio::spawn(read_on(self.clone(), session, incoming, end));
         Ok(Outgoing { messages: outgoing })
@@ -122,13 +134,20 @@ fn read(
     let namespace = identity.namespace().ok_or("the certificate is of no workload")?;
     let holder = hello.holder.as_ref().ok_or("holder: missing")?;
     if holder.instance.is_empty() || holder.instance.len() > MAX_INSTANCE_BYTES {
-        return Err(format!("holder.instance: has not 1 to {MAX_INSTANCE_BYTES} bytes"));
+        return Err(format!(
+            "holder.instance: has not 1 to {MAX_INSTANCE_BYTES} bytes"
+        ));
     }
     let key = DocumentKey::new(Kind::Workload, namespace, &holder.workload)
         .map_err(|error| format!("holder.workload: {error}"))?;
     let registration = hello.registration.as_ref();
     let registered = registration.map(|registration| registration::registered(registration, identity, &key));
-    let proxy = Proxy { identity: identity.clone(), key, instance: holder.instance.clone(), address };
+    let proxy = Proxy {
+        identity: identity.clone(),
+        key,
+        instance: holder.instance.clone(),
+        address,
+    };
     Ok((proxy, registered.transpose()?))
 }
 
@@ -164,7 +183,10 @@ struct Pace {
 
 impl Pace {
     fn new(now: Instant) -> Self {
-        Self { tokens: BURST, at: now }
+        Self {
+            tokens: BURST,
+            at: now,
+        }
     }
 
     /// Takes one; none is there: the moment when there is one.
