@@ -10,6 +10,7 @@ pub mod api;
 pub mod audit;
 pub mod auth;
 pub mod catalog;
+pub mod cli;
 pub mod fleet;
 pub mod hex;
 pub mod ledger;

@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::{
-    audit, ca, check, context, describe, documents, get, human, login, names, probe, proxy, status, token, version,
+    audit, ca, check, context, describe, documents, get, human, login, names, probe, proxy, status, token,
+    version,
 };
 
 /// Operate a Weft mesh: its documents, sidecars, certificates and tokens.
@@ -81,10 +82,22 @@ Examples:
 #[command(next_help_heading = "Controller")]
 pub(crate) struct Global {
     /// The file of contexts
-    #[arg(long, global = true, env = "WEFT_CONFIG", value_name = "FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "WEFT_CONFIG",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     pub(crate) config: Option<PathBuf>,
     /// Another context than the current one
-    #[arg(long, global = true, env = "WEFT_CONTEXT", value_name = "NAME", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "WEFT_CONTEXT",
+        value_name = "NAME",
+        hide_env_values = true
+    )]
     pub(crate) context: Option<String>,
     /// Another address than the context's
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = context::address)]

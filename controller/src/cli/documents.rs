@@ -104,7 +104,11 @@ pub(crate) struct ValidateArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct DeleteArgs {
     /// KIND NAME..., or KIND/NAME...
-    #[arg(required_unless_present = "files", conflicts_with = "files", value_name = "KIND NAME")]
+    #[arg(
+        required_unless_present = "files",
+        conflicts_with = "files",
+        value_name = "KIND NAME"
+    )]
     names: Vec<String>,
     /// The documents of a file or directory, or of - for standard input
     #[arg(long = "filename", short = 'f', value_name = "FILE")]
@@ -206,7 +210,10 @@ fn keys(sources: &[Source], namespace: &str) -> Result<Vec<v1::ResourceKey>, Fai
     if found.is_empty() {
         return Err(Failure::other("there is no document in what was given"));
     }
-    Ok(found.iter().map(|found| names::to_wire(&found.document.key)).collect())
+    Ok(found
+        .iter()
+        .map(|found| names::to_wire(&found.document.key))
+        .collect())
 }
 
 fn expected(keys: &[v1::ResourceKey], generation: u64) -> Result<v1::Expected, Failure> {
@@ -223,7 +230,9 @@ fn expected(keys: &[v1::ResourceKey], generation: u64) -> Result<v1::Expected, F
 }
 
 fn request(sources: Vec<Source>, session: &Session, expected: Vec<v1::Expected>) -> v1::ApplyRequest {
-    let sources = sources.into_iter().map(|Source { name, text }| v1::SourceText { name, text });
+    let sources = sources
+        .into_iter()
+        .map(|Source { name, text }| v1::SourceText { name, text });
     v1::ApplyRequest {
         sources: sources.collect(),
         expected,
@@ -248,7 +257,9 @@ fn report(
                 let word = screen.paint(colour, word).into_owned();
                 let dry_run = if is_dry_run { " (dry run)" } else { "" };
                 let generation = match change.kind() {
-                    ChangeKind::Created | ChangeKind::Changed => format!(", generation {}", change.generation),
+                    ChangeKind::Created | ChangeKind::Changed => {
+                        format!(", generation {}", change.generation)
+                    }
                     _ => String::new(),
                 };
                 screen.line(format_args!("{} {word}{generation}{dry_run}", shown(change)))?;

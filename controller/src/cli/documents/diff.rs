@@ -50,7 +50,10 @@ fn show(change: &v1::Change, screen: &mut Screen) -> Result<(), Failure> {
     let (before, after) = (yaml(&name, &change.before)?, yaml(&name, &change.after)?);
     let label = |is_there: bool, what: String| if is_there { what } else { "/dev/null".to_owned() };
     let old = label(!before.is_empty(), format!("{name} (stored)"));
-    let new = label(!after.is_empty(), format!("{name} (generation {})", change.generation));
+    let new = label(
+        !after.is_empty(),
+        format!("{name} (generation {})", change.generation),
+    );
     for (sign, label) in [("---", old), ("+++", new)] {
         let line = format!("{sign} {label}");
         screen.line(screen.paint(Colour::Bold, &line).into_owned())?;

@@ -61,7 +61,10 @@ pub(crate) fn validate(
             json::print(screen, args.output, &value)?;
         }
         Format::Table | Format::Wide | Format::Name => {
-            findings.warnings.iter().for_each(|warning| screen.warn(clean(&warning.to_string())));
+            findings
+                .warnings
+                .iter()
+                .for_each(|warning| screen.warn(clean(&warning.to_string())));
             if !findings.errors.is_empty() {
                 return Err(Failure::Documents(findings.errors));
             }
@@ -120,7 +123,10 @@ fn changes(found: &[Found<'_>]) -> Vec<Change> {
 
 /// An error where it is in the files.
 fn place(found: &[Found<'_>], error: DocumentError) -> DocumentError {
-    match found.iter().find(|found| found.document.key.to_string() == error.file) {
+    match found
+        .iter()
+        .find(|found| found.document.key.to_string() == error.file)
+    {
         Some(found) => found.placed(error),
         None => error,
     }
