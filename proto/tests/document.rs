@@ -305,6 +305,9 @@ proptest! {
     fn json_and_yaml_come_back(value in value()) {
         let ours = split_one(&document_with(&value)).unwrap();
         prop_assert_eq!(ours.json.lines().count(), 1);
+        // A terminal and any reader of YAML take it for what it is.
+        let hidden = |character: char| character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{feff}');
+        prop_assert!(!ours.json.contains(hidden), "{}", ours.json.escape_unicode());
         prop_assert_eq!(&serde_json::from_str::<Value>(&ours.json).unwrap()["spec"]["ports"][0]["nodePort"], &value);
         prop_assert_eq!(&ours.value().unwrap()["spec"]["ports"][0]["nodePort"], &value);
         prop_assert_eq!(&split_one(&ours.json), &Ok(ours.clone()));
