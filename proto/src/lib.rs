@@ -9,6 +9,7 @@
 //! - [`document`] is a document as it is stored and sent, JSON, and as it is shown, YAML.
 //! - [`render`] is the way back: from the model to a document.
 //! - [`reader`] is how it reads YAML; other files of the project are read the same way.
+//! - [`wire`] is what controller and proxies agree on beyond their messages (`mesh`, with the feature `grpc`).
 //! - [`error`] is what is wrong with a document, and where.
 //!
 //! Nothing here does I/O, and nothing panics, whatever the input.
@@ -26,7 +27,18 @@ pub mod parse;
 pub mod reader;
 pub mod render;
 mod scalar;
+pub mod wire;
 mod yaml;
 
 pub use error::{DocumentError, Source};
 pub use identity::{SpiffeId, TrustDomain};
+
+/// The messages between controller, proxies and operators, with their gRPC stubs; made from `proto/mesh`.
+#[cfg(feature = "grpc")]
+pub mod mesh {
+    /// The first version.
+    #[allow(missing_docs, unreachable_pub, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("weft.mesh.v1");
+    }
+}

@@ -84,8 +84,10 @@ pub enum Lost {
     Violation(Code),
     /// We closed it: drain, idle, an endpoint that left.
     Local,
-    /// A certificate of the connection expired.
+    /// It had lasted as long as its certificates allow.
     CertificateExpired,
+    /// The root of the peer's certificate was retired.
+    CertificateUntrusted,
 }
 
 /// Can the peer have acted on the request?
@@ -166,6 +168,7 @@ impl Lost {
             Self::Violation(_) => "peer_protocol_error",
             Self::Local => "connection_closed",
             Self::CertificateExpired => "certificate_expiry",
+            Self::CertificateUntrusted => "certificate_untrusted",
         }
     }
 }
@@ -241,7 +244,10 @@ impl fmt::Display for Lost {
                 "the connection was closed because the peer broke HTTP/3: {code}"
             ),
             Self::Local => f.write_str("the connection was closed here"),
-            Self::CertificateExpired => f.write_str("a certificate of the connection expired"),
+            Self::CertificateExpired => {
+                f.write_str("the connection lasted as long as its certificates allow")
+            }
+            Self::CertificateUntrusted => f.write_str("the peer's certificate is no longer trusted"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! QUIC, HTTP/3 and mutual TLS between Weft sidecars.
+//! QUIC and HTTP/3 between Weft sidecars, with the mutual TLS of `weft-tls`.
 //!
 //! One driver task owns a UDP socket, a quinn-proto endpoint and all its connections; everything of
 //! a connection lives on one thread. [`h3`] is the sans-IO HTTP/3 codec; [`RequestStream`] joins the two. A
@@ -32,8 +32,8 @@ mod stats;
 mod steer;
 mod stream;
 mod streams;
+mod term;
 mod tunnel;
-pub mod verify;
 mod way;
 mod window;
 
@@ -48,3 +48,4 @@ pub use state::{EndpointState, StateError};
 pub use stats::{Counter, Gauge, HandshakeFailure, Move, TransportStats};
 pub use stream::{RecvStream, RequestStream, SendStream, TunnelLimit, TunnelSlot};
 pub use tunnel::{TunnelEnd, TunnelError, copy_tunnel};
+pub use weft_tls::verify;

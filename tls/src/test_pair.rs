@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustls::{
     ClientConfig, ClientConnection, ConnectionCommon, Error, ServerConfig, ServerConnection, SideData,
 };
+use rustls_pki_types::ServerName;
 
 use crate::credentials::SERVER_NAME;
 
@@ -25,7 +26,15 @@ impl Pair {
 
     /// The same with configurations that are used again.
     pub(crate) fn handshake_shared(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Self {
-        let name = SERVER_NAME.try_into().unwrap();
+        Self::handshake_with(client, server, SERVER_NAME.try_into().unwrap())
+    }
+
+    /// The same for a server name.
+    pub(crate) fn handshake_with(
+        client: &Arc<ClientConfig>,
+        server: &Arc<ServerConfig>,
+        name: ServerName<'static>,
+    ) -> Self {
         let mut pair = Self {
             client: ClientConnection::new(client.clone(), name).unwrap(),
             server: ServerConnection::new(server.clone()).unwrap(),

@@ -8,15 +8,11 @@
 //! webpki goes first, so that the second parser only ever sees bytes that an authority of ours signed.
 
 mod bundle;
+mod path;
 mod refusal;
 mod svid;
 
-use std::{
-    cell::Cell,
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
@@ -25,15 +21,16 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{EndEntityCert, VerifiedPath, aws_lc_rs as algorithm};
+use webpki::aws_lc_rs as algorithm;
 use weft_proto::identity::SpiffeId;
 
-pub(crate) use self::svid::inspect_leaf;
 pub use self::{
     bundle::{TrustBundle, TrustBundleError},
-    refusal::{Refusal, refusal},
+    path::{Role, verify_chain},
+    refusal::{Refusal, io_refusal, refusal},
     svid::{PeerIdentity, peer_identity},
 };
+pub(crate) use self::{path::Shown, svid::inspect_leaf};
 
 /// A leaf, four intermediates and one to spare. A private mesh has none or one intermediate.
 pub(crate) const MAX_CHAIN: usize = 6;
@@ -45,15 +42,6 @@ pub(crate) const MAX_CHAIN_BYTES: usize = 16 * 1024;
 /// Told every refusal as it happens. Needed because quinn-proto keeps only the alert of a failed
 /// handshake, which is the same for all of them.
 pub type OnRefusal = Arc<dyn Fn(Refusal) + Send + Sync>;
-
-/// What a chain is shown for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// The peer listens: its extended key usage, if any, must have serverAuth.
-    Server,
-    /// The peer dials: its extended key usage, if any, must have clientAuth.
-    Client,
-}
 
 /// Signatures that are accepted: on certificates (`all`), and on the handshake (`mapping`, in order of
 /// preference; TLS 1.3 binds each scheme to one curve, RFC 8446 section 4.2.3). No SHA-1, no P-521,
@@ -138,14 +126,15 @@ impl SpiffeVerifier {
         now: UnixTime,
         role: Role,
     ) -> Result<(), Error> {
-        let outcome = verify_chain(&self.bundle, leaf, intermediates, now, role).and_then(|peer| {
-            match &self.pinned {
+        let shown = Shown { leaf, intermediates };
+        let outcome = shown
+            .verify(&self.bundle, now, role, Duration::ZERO)
+            .and_then(|peer| match &self.pinned {
                 Some(expected) if *expected != peer.id => Err(Refusal::WrongIdentity),
                 // A listener without a pin would be any listener of the mesh.
                 None if role == Role::Server => Err(Refusal::WrongIdentity),
                 Some(_) | None => Ok(()),
-            }
-        });
+            });
         outcome.map_err(|refusal| self.refuse(refusal))
     }
 
@@ -155,10 +144,10 @@ impl SpiffeVerifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &SIGNATURES).map_err(|error| match error {
-            Error::InvalidCertificate(_) => self.refuse(Refusal::BadSignature),
-            Error::PeerMisbehaved(_) => self.refuse(Refusal::UnsupportedSignature),
-            other => other,
+        check_handshake_signature(message, leaf, signature).inspect_err(|error| {
+            if let Some(refusal) = refusal(error) {
+                (self.on_refusal)(refusal);
+            }
         })
     }
 
@@ -196,7 +185,7 @@ impl ServerCertVerifier for SpiffeVerifier {
         _certificate: &CertificateDer<'_>,
         _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+        Err(tls_1_2())
     }
 
     fn verify_tls13_signature(
@@ -239,7 +228,7 @@ impl ClientCertVerifier for SpiffeVerifier {
         _certificate: &CertificateDer<'_>,
         _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+        Err(tls_1_2())
     }
 
     fn verify_tls13_signature(
@@ -256,111 +245,23 @@ impl ClientCertVerifier for SpiffeVerifier {
     }
 }
 
-/// Checks a chain for a role at a time and reads the identity of its leaf.
-pub(crate) fn verify_chain(
-    bundle: &TrustBundle,
+/// Checks a signature on the handshake, which is the proof that the peer has the key of its leaf.
+pub(crate) fn check_handshake_signature(
+    message: &[u8],
     leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    now: UnixTime,
-    role: Role,
-) -> Result<PeerIdentity, Refusal> {
-    check_size(leaf, intermediates)?;
-    check_path(bundle, leaf, intermediates, now, role)?;
-    let peer = inspect_leaf(leaf)?;
-    if peer.id.trust_domain() != bundle.trust_domain() {
-        return Err(Refusal::WrongTrustDomain);
-    }
-    Ok(peer)
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    verify_tls13_signature(message, leaf, signature, &SIGNATURES).map_err(|error| match error {
+        Error::InvalidCertificate(_) => Refusal::BadSignature.into(),
+        Error::PeerMisbehaved(_) => Refusal::UnsupportedSignature.into(),
+        other => other,
+    })
 }
 
-/// Before anything is parsed: a stranger's chain may cost us only so much.
-fn check_size(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Refusal> {
-    if intermediates.len() >= MAX_CHAIN {
-        return Err(Refusal::ChainTooLong);
-    }
-    let bytes = leaf.len()
-        + intermediates
-            .iter()
-            .map(|certificate| certificate.len())
-            .sum::<usize>();
-    if bytes > MAX_CHAIN_BYTES {
-        return Err(Refusal::ChainTooLarge);
-    }
-    Ok(())
-}
-
-/// RFC 5280 path validation by webpki, with our rules for the authorities on the path.
-fn check_path(
-    bundle: &TrustBundle,
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    now: UnixTime,
-    role: Role,
-) -> Result<(), Refusal> {
-    let leaf = EndEntityCert::try_from(leaf).map_err(path_refusal)?;
-    let usage = match role {
-        Role::Server => webpki::KeyUsage::server_auth(),
-        Role::Client => webpki::KeyUsage::client_auth(),
-    };
-    // Our own verdict on a path that webpki would take; it then looks for another one, as there is
-    // while a root is being replaced, and in the end says less than we know.
-    let verdict = Cell::new(None);
-    let check_authorities = |path: &VerifiedPath<'_>| {
-        authorities_refusal(bundle, path, now).map_err(|refusal| {
-            verdict.set(Some(refusal));
-            webpki::Error::UnknownIssuer
-        })
-    };
-    leaf.verify_for_usage(
-        SIGNATURES.all,
-        bundle.anchors(),
-        intermediates,
-        now,
-        usage,
-        None,
-        Some(&check_authorities),
-    )
-    .map(|_| ())
-    .map_err(|error| verdict.get().unwrap_or_else(|| path_refusal(error)))
-}
-
-/// What webpki does not ask of roots and intermediates.
-fn authorities_refusal(bundle: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Refusal> {
-    bundle.check_validity(
-        path.anchor(),
-        SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs()),
-    )?;
-    for intermediate in path.intermediate_certificates() {
-        svid::inspect_authority(&intermediate.der(), bundle.trust_domain())?;
-    }
-    Ok(())
-}
-
-fn path_refusal(error: webpki::Error) -> Refusal {
-    use webpki::Error as E;
-    match error {
-        E::CertExpired { .. } => Refusal::Expired,
-        E::CertNotValidYet { .. } => Refusal::NotYetValid,
-        E::UnknownIssuer => Refusal::UnknownAuthority,
-        E::CaUsedAsEndEntity => Refusal::LeafIsCa,
-        E::EndEntityUsedAsCa => Refusal::IssuerNotCa,
-        E::PathLenConstraintViolated => Refusal::PathLength,
-        E::NameConstraintViolation => Refusal::NameConstraint,
-        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Refusal::ExtendedKeyUsage,
-        E::InvalidSignatureForPublicKey => Refusal::BadSignature,
-        E::SignatureAlgorithmMismatch
-        | E::UnsupportedSignatureAlgorithmContext(_)
-        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Refusal::UnsupportedSignature,
-        E::MaximumPathDepthExceeded
-        | E::MaximumPathBuildCallsExceeded
-        | E::MaximumSignatureChecksExceeded
-        | E::MaximumNameConstraintComparisonsExceeded => Refusal::ChainTooLong,
-        // The rest says that a certificate is not what X.509 asks.
-        _ => Refusal::Malformed,
-    }
+/// The answer to what cannot happen: none of our configurations has TLS 1.2.
+pub(crate) fn tls_1_2() -> Error {
+    PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into()
 }
 
 #[cfg(test)]
 mod matrix;
-#[cfg(test)]
-pub(crate) mod test_pair;

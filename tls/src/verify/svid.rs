@@ -39,6 +39,19 @@ pub(super) struct Validity {
     pub(super) not_after: SystemTime,
 }
 
+impl Validity {
+    /// Whether the authority is valid at a time, the bounds included.
+    pub(super) fn check(self, now: SystemTime) -> Result<(), Refusal> {
+        if now > self.not_after {
+            Err(Refusal::Expired)
+        } else if now < self.not_before {
+            Err(Refusal::NotYetValid)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// Checks a leaf against the rules for an SVID and reads its identity.
 ///
 /// Says nothing about who signed it or whether it is valid now.
@@ -243,7 +256,7 @@ mod tests {
         assert_eq!(inspect_leaf(b""), Err(Refusal::Malformed));
         assert_eq!(inspect_leaf(&[0x30, 0x82, 0xff, 0xff]), Err(Refusal::Malformed));
         assert_eq!(peer_identity(&[]), Err(Refusal::NoCertificate));
-        let svid = crate::credentials::testing::Authority::new("mesh.test").svid("default", "web");
+        let svid = crate::testing::Authority::new("mesh.test").svid("default", "web");
         let mut leaf = svid.chain()[0].to_vec();
         assert_eq!(&inspect_leaf(&leaf).unwrap().id, svid.id());
         leaf.push(0);

@@ -4,7 +4,7 @@
 //! (`certificate_unknown`), and the error's text, which quinn-proto copies into the reason phrase of
 //! CONNECTION_CLOSE, is one fixed sentence.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use rustls::{CertificateError, OtherError};
 
@@ -153,6 +153,12 @@ pub fn refusal(error: &rustls::Error) -> Option<Refusal> {
     }
 }
 
+/// The same for the error of a handshake over a byte stream, into which `tokio-rustls` puts that of rustls.
+#[must_use]
+pub fn io_refusal(error: &io::Error) -> Option<Refusal> {
+    error.get_ref()?.downcast_ref::<rustls::Error>().and_then(refusal)
+}
+
 /// Carries a [`Refusal`] through rustls. Neither its Display nor its Debug tells the reason, because
 /// both can end up in a reason phrase that the peer reads.
 struct RefusalError(Refusal);
@@ -198,7 +204,9 @@ mod tests {
             .map(|reason| {
                 let error = rustls::Error::from(reason);
                 assert_eq!(refusal(&error), Some(reason));
-                format!("{error} {error:?}")
+                let text = format!("{error} {error:?}");
+                assert_eq!(io_refusal(&io::Error::other(error)), Some(reason));
+                text
             })
             .collect();
         assert_eq!(texts.len(), 1, "the text tells reasons apart: {texts:?}");
@@ -207,6 +215,7 @@ mod tests {
     #[test]
     fn errors_of_others_are_no_refusals() {
         assert_eq!(refusal(&rustls::Error::NoApplicationProtocol), None);
+        assert_eq!(io_refusal(&io::ErrorKind::ConnectionReset.into()), None);
         assert_eq!(
             refusal(&rustls::Error::InvalidCertificate(CertificateError::Expired)),
             None

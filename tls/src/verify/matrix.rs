@@ -1,7 +1,13 @@
 //! Bad certificates, each shown to both ends of a real handshake and refused for its own reason; and
 //! good ones, which must pass.
 
-use std::sync::{Arc, Mutex};
+mod grpc;
+mod join;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CustomExtension, DistinguishedName, DnType,
@@ -18,8 +24,12 @@ use rustls::{
 use rustls_pki_types::PrivateKeyDer;
 use weft_proto::identity::TrustDomain;
 
-use super::{test_pair::Pair, *};
-use crate::credentials::{ALPN_H3, Credentials, provider};
+use super::*;
+use crate::{
+    credentials::{ALPN_H3, Credentials},
+    provider::provider,
+    test_pair::Pair,
+};
 
 const WEB: &str = "spiffe://mesh.test/ns/default/sa/web";
 const OID_SAN: &[u64] = &[2, 5, 29, 17];
@@ -109,7 +119,7 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// What the peer under test shows: a chain, and a key to sign the handshake with.
-struct Shown {
+struct Exhibit {
     chain: Vec<CertificateDer<'static>>,
     key: Arc<dyn SigningKey>,
 }
@@ -122,8 +132,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::under_root("root")
+    }
+
+    fn under_root(name: &str) -> Self {
         Self {
-            root: Ca::root("root"),
+            root: Ca::root(name),
             key: KeyPair::generate().unwrap(),
         }
     }
@@ -142,22 +156,22 @@ impl World {
         .unwrap()
     }
 
-    fn show(&self, chain: impl IntoIterator<Item = CertificateDer<'static>>) -> Shown {
-        Shown {
+    fn show(&self, chain: impl IntoIterator<Item = CertificateDer<'static>>) -> Exhibit {
+        Exhibit {
             chain: chain.into_iter().collect(),
             key: signing_key(&self.key),
         }
     }
 
     /// A leaf of the root, changed in one way.
-    fn leaf(&self, spoil: impl FnOnce(&mut CertificateParams)) -> Shown {
+    fn leaf(&self, spoil: impl FnOnce(&mut CertificateParams)) -> Exhibit {
         let mut params = leaf_params();
         spoil(&mut params);
         self.show([self.root.sign(&params, &self.key).into()])
     }
 
     /// A sound leaf under an intermediate that is changed in one way.
-    fn under(&self, spoil: impl FnOnce(&mut CertificateParams)) -> Shown {
+    fn under(&self, spoil: impl FnOnce(&mut CertificateParams)) -> Exhibit {
         let mut params = ca_params("intermediate");
         spoil(&mut params);
         let intermediate = self.root.intermediate(params);
@@ -168,15 +182,15 @@ impl World {
     }
 
     /// A sound leaf with a key of another algorithm.
-    fn with_key(&self, key: &KeyPair) -> Shown {
-        Shown {
+    fn with_key(&self, key: &KeyPair) -> Exhibit {
+        Exhibit {
             chain: vec![self.root.sign(&leaf_params(), key).into()],
             key: signing_key(key),
         }
     }
 
     /// A sound leaf under a number of intermediates.
-    fn deep(&self, intermediates: usize) -> Shown {
+    fn deep(&self, intermediates: usize) -> Exhibit {
         let mut chain = Vec::new();
         let mut issuer = self.root.intermediate(ca_params("intermediate 1"));
         for depth in 2..=intermediates {
@@ -219,14 +233,10 @@ fn told() -> (OnRefusal, Arc<Mutex<Vec<Refusal>>>) {
 }
 
 /// Our dialler, expecting `web`, meets a listener that shows this.
-fn dial(ours: &Credentials, shown: Option<&Shown>) -> Outcome {
+fn dial(ours: &Credentials, shown: Option<&Exhibit>) -> Outcome {
     let (hook, told) = told();
     let client = ours.client_config(&WEB.parse().unwrap(), ALPN_H3, hook).unwrap();
-    let builder = ServerConfig::builder_with_provider(any_provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_client_cert_verifier(Arc::new(AcceptAnything));
-    let mut server = builder.with_cert_resolver(resolver(shown.unwrap()));
+    let mut server = careless_server(shown.unwrap());
     server.alpn_protocols = vec![ALPN_H3.to_vec()];
     let pair = Pair::handshake(client, server);
     outcome(
@@ -238,18 +248,10 @@ fn dial(ours: &Credentials, shown: Option<&Shown>) -> Outcome {
 }
 
 /// Our listener meets a dialler that shows this.
-fn listen(ours: &Credentials, shown: Option<&Shown>) -> Outcome {
+fn listen(ours: &Credentials, shown: Option<&Exhibit>) -> Outcome {
     let (hook, told) = told();
     let server = ours.server_config(ALPN_H3, hook).unwrap();
-    let builder = ClientConfig::builder_with_provider(any_provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AcceptAnything));
-    let mut client = match shown {
-        Some(shown) => builder.with_client_cert_resolver(resolver(shown)),
-        None => builder.with_no_client_auth(),
-    };
+    let mut client = careless_client(shown);
     client.alpn_protocols = vec![ALPN_H3.to_vec()];
     let pair = Pair::handshake(client, server);
     outcome(
@@ -258,6 +260,29 @@ fn listen(ours: &Credentials, shown: Option<&Shown>) -> Outcome {
         pair.client_error.as_ref(),
         &told,
     )
+}
+
+/// A listener that shows this and checks nothing.
+fn careless_server(shown: &Exhibit) -> ServerConfig {
+    let anyone: Arc<dyn ClientCertVerifier> = Arc::new(AcceptAnything);
+    ServerConfig::builder_with_provider(any_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_client_cert_verifier(anyone)
+        .with_cert_resolver(resolver(shown))
+}
+
+/// A dialler that shows this, or nothing, and checks nothing.
+fn careless_client(shown: Option<&Exhibit>) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(any_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AcceptAnything));
+    match shown {
+        Some(shown) => builder.with_client_cert_resolver(resolver(shown)),
+        None => builder.with_no_client_auth(),
+    }
 }
 
 fn outcome(
@@ -288,7 +313,7 @@ fn refused(reason: Refusal) -> Outcome {
     }
 }
 
-fn resolver(shown: &Shown) -> Arc<SingleCertAndKey> {
+fn resolver(shown: &Exhibit) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(CertifiedKey::new(
         shown.chain.clone(),
         shown.key.clone(),
@@ -377,6 +402,11 @@ impl ClientCertVerifier for AcceptAnything {
             .signature_verification_algorithms
             .supported_schemes()
     }
+
+    fn client_auth_mandatory(&self) -> bool {
+        // A joiner has no certificate.
+        false
+    }
 }
 
 /// A public key that is not what it should be; nobody has its private half.
@@ -401,7 +431,7 @@ fn rsa_1024() -> PublicKey {
 }
 
 /// A sound leaf but for its signature's algorithm, which is made to say sha1WithRSAEncryption.
-fn sha1(world: &World) -> Shown {
+fn sha1(world: &World) -> Exhibit {
     const SHA256_WITH_RSA: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
     let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
     let certificate = ca_params("intermediate");
@@ -422,14 +452,14 @@ fn sha1(world: &World) -> Shown {
 }
 
 /// Chains that neither end may accept.
-fn bad_chains(world: &World) -> Vec<(&'static str, Shown, Refusal)> {
+fn bad_chains(world: &World) -> Vec<(&'static str, Exhibit, Refusal)> {
     let mut chains = bad_leaves(world);
     chains.extend(bad_names(world));
     chains.extend(bad_paths(world));
     chains
 }
 
-fn bad_leaves(world: &World) -> Vec<(&'static str, Shown, Refusal)> {
+fn bad_leaves(world: &World) -> Vec<(&'static str, Exhibit, Refusal)> {
     let eku = |usages: &[Eku]| {
         let usages = usages.to_vec();
         world.leaf(move |leaf| leaf.extended_key_usages = usages)
@@ -551,7 +581,7 @@ fn bad_leaves(world: &World) -> Vec<(&'static str, Shown, Refusal)> {
         ("signed with SHA-1", sha1(world), Refusal::UnsupportedSignature),
         (
             "handshake signed by another key",
-            Shown {
+            Exhibit {
                 chain: vec![sound.into()],
                 key: another_key,
             },
@@ -560,7 +590,7 @@ fn bad_leaves(world: &World) -> Vec<(&'static str, Shown, Refusal)> {
     ]
 }
 
-fn bad_names(world: &World) -> Vec<(&'static str, Shown, Refusal)> {
+fn bad_names(world: &World) -> Vec<(&'static str, Exhibit, Refusal)> {
     let names = |names: Vec<SanType>| world.leaf(|leaf| leaf.subject_alt_names = names);
     let raw = |bytes: &[u8]| {
         world.leaf(|leaf| {
@@ -787,7 +817,7 @@ fn bad_names(world: &World) -> Vec<(&'static str, Shown, Refusal)> {
     ]
 }
 
-fn bad_paths(world: &World) -> Vec<(&'static str, Shown, Refusal)> {
+fn bad_paths(world: &World) -> Vec<(&'static str, Exhibit, Refusal)> {
     let leaf_of = |ca: &Ca| CertificateDer::from(ca.sign(&leaf_params(), &world.key));
     let stranger = Ca::root("another root");
     let namesake = Ca::root("root");
@@ -959,7 +989,7 @@ fn bad_paths(world: &World) -> Vec<(&'static str, Shown, Refusal)> {
 }
 
 /// A sound SVID signs another: it has a key, but no right to.
-fn under_a_leaf(world: &World) -> Shown {
+fn under_a_leaf(world: &World) -> Exhibit {
     let issuer = world.root.intermediate(leaf_params());
     world.show([
         issuer.sign(&leaf_params(), &world.key).into(),
@@ -968,7 +998,7 @@ fn under_a_leaf(world: &World) -> Shown {
 }
 
 /// Another mesh's root, cross-signed by ours, which signs a leaf with this name.
-fn federated(world: &World, name: &str, authority: Option<&str>) -> Shown {
+fn federated(world: &World, name: &str, authority: Option<&str>) -> Exhibit {
     let mut params = ca_params("root of other.test");
     params.subject_alt_names = authority.map(uri).into_iter().collect();
     let other = world.root.intermediate(params);
@@ -977,7 +1007,7 @@ fn federated(world: &World, name: &str, authority: Option<&str>) -> Shown {
     world.show([other.sign(&leaf, &world.key).into(), other.certificate.into()])
 }
 
-fn forged_intermediate(world: &World) -> Shown {
+fn forged_intermediate(world: &World) -> Exhibit {
     let intermediate = world.root.intermediate(ca_params("intermediate"));
     let mut forged = intermediate.certificate.der().to_vec();
     *forged.last_mut().unwrap() ^= 1;
@@ -988,7 +1018,7 @@ fn forged_intermediate(world: &World) -> Shown {
 }
 
 /// What it signs is of an algorithm that is not taken.
-fn p521_intermediate(world: &World) -> Shown {
+fn p521_intermediate(world: &World) -> Exhibit {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P521_SHA512).unwrap();
     let params = ca_params("intermediate");
     let intermediate = Ca {
@@ -1003,7 +1033,7 @@ fn p521_intermediate(world: &World) -> Shown {
 }
 
 /// Two authorities, each certified by the other alone.
-fn in_a_circle(world: &World) -> Shown {
+fn in_a_circle(world: &World) -> Exhibit {
     let (left, right) = (Ca::root("left"), Ca::root("right"));
     world.show([
         left.sign(&leaf_params(), &world.key).into(),
@@ -1014,7 +1044,7 @@ fn in_a_circle(world: &World) -> Shown {
 
 /// An intermediate that may give URIs of another host only. No library understands such a constraint, so none is
 /// taken for met.
-fn constrained_uris(world: &World) -> Shown {
+fn constrained_uris(world: &World) -> Exhibit {
     world.under(|ca| {
         let subtree = der(0x30, &der(0x86, b"other.test"));
         let mut extension =
@@ -1025,7 +1055,7 @@ fn constrained_uris(world: &World) -> Shown {
 }
 
 /// A leaf with a DNS name that its intermediate may not give.
-fn constrained(world: &World) -> Shown {
+fn constrained(world: &World) -> Exhibit {
     let mut params = ca_params("intermediate");
     params.name_constraints = Some(NameConstraints {
         permitted_subtrees: vec![GeneralSubtree::DnsName("mesh.test".into())],
@@ -1195,7 +1225,7 @@ fn an_expired_root_is_no_root() {
     let check = |pem: &str| {
         let bundle = TrustBundle::from_pem(&world.trust_domain(), pem.as_bytes()).unwrap();
         let shown = world.leaf(|_| {});
-        verify_chain(&bundle, &shown.chain[0], &[], UnixTime::now(), Role::Server).map(|_| ())
+        verify_chain(&bundle, &shown.chain, SystemTime::now(), Role::Server).map(|_| ())
     };
     assert_eq!(check(&old), Err(Refusal::RootExpired));
     assert_eq!(check(&new), Ok(()));
@@ -1216,11 +1246,11 @@ fn while_a_root_is_replaced_either_path_will_do() {
     let intermediate = old.root.intermediate(ca_params("intermediate"));
     let crossed = new.sign(&intermediate.params, &intermediate.key);
     let leaf = intermediate.sign(&leaf_params(), &old.key).into();
-    let certificates = [intermediate.certificate.into(), crossed.into()];
+    let chain = [leaf, intermediate.certificate.into(), crossed.into()];
     for roots in [vec![&old.root], vec![&new], vec![&old.root, &new]] {
         let pem: String = roots.iter().map(|root| root.certificate.pem()).collect();
         let bundle = TrustBundle::from_pem(&old.trust_domain(), pem.as_bytes()).unwrap();
-        verify_chain(&bundle, &leaf, &certificates, UnixTime::now(), Role::Client).unwrap();
+        verify_chain(&bundle, &chain, SystemTime::now(), Role::Client).unwrap();
     }
 }
 

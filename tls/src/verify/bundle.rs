@@ -59,13 +59,34 @@ impl TrustBundle {
     /// Not PEM, no certificate, too many, or one that is no authority of this trust domain: a leaf, one
     /// with a weak key, or one that carries the SPIFFE ID of another trust domain.
     pub fn from_pem(trust_domain: &TrustDomain, pem: &[u8]) -> Result<Self, TrustBundleError> {
+        Self::read(
+            trust_domain,
+            CertificateDer::pem_slice_iter(pem).map(|root| root.map_err(|_| TrustBundleError::NotPem)),
+        )
+    }
+
+    /// Takes one or more root certificates. The same root twice counts once.
+    ///
+    /// # Errors
+    /// As [`TrustBundle::from_pem`].
+    pub fn from_der(
+        trust_domain: &TrustDomain,
+        roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, TrustBundleError> {
+        Self::read(trust_domain, roots.into_iter().map(Ok))
+    }
+
+    fn read(
+        trust_domain: &TrustDomain,
+        roots: impl Iterator<Item = Result<CertificateDer<'static>, TrustBundleError>>,
+    ) -> Result<Self, TrustBundleError> {
         let mut bundle = Self {
             trust_domain: trust_domain.clone(),
             roots: Vec::new(),
             anchors: Vec::new(),
         };
-        for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
-            let certificate = certificate.map_err(|_| TrustBundleError::NotPem)?;
+        for (index, certificate) in roots.enumerate() {
+            let certificate = certificate?;
             if index >= MAX_ROOTS {
                 return Err(TrustBundleError::TooMany);
             }
@@ -107,6 +128,13 @@ impl TrustBundle {
         self.roots.iter().map(|root| &root.certificate)
     }
 
+    /// Whether every root of `other` is in this bundle as well. If not, what it accepted may no longer pass here.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        let mut roots = other.roots();
+        roots.all(|root| self.roots().any(|own| own == root))
+    }
+
     /// When each root ends, to warn of it long before.
     pub fn expiries(&self) -> impl ExactSizeIterator<Item = SystemTime> {
         self.roots.iter().map(|root| root.validity.not_after)
@@ -124,12 +152,10 @@ impl TrustBundle {
             if candidate != anchor {
                 continue;
             }
-            outcome = if now > root.validity.not_after {
-                Err(Refusal::RootExpired)
-            } else if now < root.validity.not_before {
-                Err(Refusal::NotYetValid)
-            } else {
-                return Ok(());
+            outcome = match root.validity.check(now) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Expired) => Err(Refusal::RootExpired),
+                Err(refusal) => Err(refusal),
             };
         }
         outcome
