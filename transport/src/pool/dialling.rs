@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+use weft_tls::clock;
 
 use super::Inner;
 use crate::{
@@ -76,6 +77,9 @@ impl Inner {
         key: &PeerKey,
         credentials: &Credentials,
     ) -> Result<(oneshot::Receiver<Dialled>, Refused), DialFailure> {
+        if credentials.svid().not_after() < clock::now() {
+            return Err(DialFailure::OwnExpired);
+        }
         let tls = quic_client(credentials, &key.identity).map_err(|error| {
             tracing::warn!(peer = ?key, %error, "can't dial with the credentials of this workload");
             DialFailure::Local

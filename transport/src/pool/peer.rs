@@ -67,22 +67,20 @@ impl Peer {
         self.held.is_empty() && self.leaving.is_empty()
     }
 
-    /// Sets aside connections that take no more requests. Returns whether one of them was in use that was told so, by
-    /// its peer or by its own certificates.
+    /// Sets aside connections that take no more requests. Returns whether one of them was in use, and needs a
+    /// successor; one that was lost is dialled again when a request comes.
     pub(super) fn settle(&mut self) -> bool {
         if self.held.iter().all(|held| held.connection.is_open()) {
             return false;
         }
-        let before = self.leaving.len();
+        let mut missed = false;
         for held in self.held.extract_if(.., |held| !held.connection.is_open()) {
+            missed |= held.connection.went_away() && held.connection.is_used();
             if held.connection.is_draining() {
                 self.leaving.push(held.connection);
             }
         }
-        self.leaving
-            .iter()
-            .skip(before)
-            .any(|connection| connection.is_used())
+        missed
     }
 
     pub(super) fn forget(&mut self, connection: &Rc<Connection>) {
