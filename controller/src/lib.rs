@@ -1,11 +1,23 @@
 //! The controller of a Weft mesh, and `weft`, its command line.
 //!
-//! - [`store`] keeps what must survive, and [`audit`] who changed it.
-//! - [`server`] is the port, [`auth`] tells who calls and what that role may do, [`limit`] how often.
+//! - [`store`] keeps what must survive, [`audit`] who changed it, and [`catalog`] the documents in it.
+//! - [`server`] is the port, [`auth`] tells who calls and what that role may do, [`limit`] how often, and [`api`] serves
+//!   the calls.
+//! - [`world`] is the configuration as it is now, [`plan`] what of it a proxy needs, [`push`] tells each, [`fleet`] keeps
+//!   what proxies register.
 
+pub mod api;
 pub mod audit;
 pub mod auth;
+pub mod catalog;
+pub mod fleet;
+pub mod hex;
+pub mod ledger;
 pub mod limit;
 pub mod pages;
+pub mod plan;
+pub mod push;
 pub mod server;
 pub mod store;
+pub mod trust;
+pub mod world;

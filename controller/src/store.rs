@@ -15,13 +15,39 @@
 //!
 //! No private key is ever in it.
 
-use std::sync::Arc;
+pub mod redb;
+
+mod batch;
+#[cfg(test)]
+pub(crate) mod conformance;
+mod contents;
+mod disk;
+mod export;
+mod failure;
+mod medium;
+#[cfg(test)]
+mod model;
+mod writer;
+
+pub use export::Exported;
+
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-/// Counts the transactions of a store, from 1. It never goes back.
+/// The longest key, in bytes.
+pub const MAX_KEY: usize = 1024;
+/// The largest value, in bytes: a document is at most this.
+pub const MAX_VALUE: usize = 1 << 20;
+/// The largest transaction: keys and values together, in bytes. A server of etcd is to be run with `--max-request-bytes`
+/// above it.
+pub const MAX_TRANSACTION: usize = 8 << 20;
+/// The most operations in a transaction. A server of etcd is to be run with `--max-txn-ops` of it.
+pub const MAX_OPERATIONS: usize = 10_000;
+
+/// Counts the transactions of a store that changed something, from 1. It never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
@@ -36,7 +62,7 @@ pub struct Entry {
     pub created: Revision,
     /// When it was last changed.
     pub modified: Revision,
-    /// How often it was written since it was made, from 1: a document's generation.
+    /// How often it was written since it was made, from 1: a document's generation. It begins anew after a removal.
     pub generation: u64,
 }
 
@@ -67,6 +93,107 @@ pub struct Transaction {
     pub conditions: Vec<Condition>,
     /// No key is in it twice.
     pub operations: Vec<Operation>,
+}
+
+impl Transaction {
+    /// One that changes nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With a condition more.
+    #[must_use]
+    pub fn when(mut self, condition: Condition) -> Self {
+        self.conditions.push(condition);
+        self
+    }
+
+    /// Also writes a key.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.operations.push(Operation::Put(key.into(), value.into()));
+        self
+    }
+
+    /// Also removes a key.
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<String>) -> Self {
+        self.operations.push(Operation::Delete(key.into()));
+        self
+    }
+
+    /// The bytes of its keys and values.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let conditions = self.conditions.iter().map(|condition| condition.key().len());
+        let operations = self.operations.iter().map(|operation| match operation {
+            Operation::Put(key, value) => key.len() + value.len(),
+            Operation::Delete(key) => key.len(),
+        });
+        conditions.chain(operations).sum()
+    }
+
+    /// Whether a store takes it: every store asks this first.
+    ///
+    /// # Errors
+    /// `TooLarge`, and `Invalid` for an empty key or one that is changed twice.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let mut keys = HashSet::new();
+        for operation in &self.operations {
+            let (key, value) = match operation {
+                Operation::Put(key, value) => (key, value.len()),
+                Operation::Delete(key) => (key, 0),
+            };
+            check_sizes(key, value)?;
+            if !keys.insert(key) {
+                return Err(StoreError::Invalid(format!(
+                    "{key} is changed twice in one transaction"
+                )));
+            }
+        }
+        for condition in &self.conditions {
+            check_sizes(condition.key(), 0)?;
+        }
+        if self.operations.len() + self.conditions.len() > MAX_OPERATIONS {
+            let text = format!("more than {MAX_OPERATIONS} operations and conditions in one transaction");
+            return Err(StoreError::TooLarge(text));
+        }
+        if self.size() > MAX_TRANSACTION {
+            let text = format!(
+                "a transaction of {} bytes: at most {MAX_TRANSACTION}",
+                self.size()
+            );
+            return Err(StoreError::TooLarge(text));
+        }
+        Ok(())
+    }
+}
+
+impl Condition {
+    /// The key that it is about.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Absent(key) | Self::Unchanged(key, _) | Self::Generation(key, _) => key,
+        }
+    }
+}
+
+/// Whether a key and its value may be in a store.
+fn check_sizes(key: &str, value: usize) -> Result<(), StoreError> {
+    if key.is_empty() {
+        return Err(StoreError::Invalid("an empty key".into()));
+    }
+    if key.len() > MAX_KEY {
+        let text = format!("a key of {} bytes: at most {MAX_KEY}", key.len());
+        return Err(StoreError::TooLarge(text));
+    }
+    if value > MAX_VALUE {
+        let text = format!("the value of {key} has {value} bytes: at most {MAX_VALUE}");
+        return Err(StoreError::TooLarge(text));
+    }
+    Ok(())
 }
 
 /// What a listing found, as of one revision.
@@ -107,7 +234,8 @@ pub enum CommitError {
     /// A condition does not hold. Nothing was changed.
     #[error("{0:?} does not hold")]
     Conflict(Condition),
-    /// It could not be made durable. Nothing was changed; later ones may succeed.
+    /// It could not be made durable, and nothing that is read shows it; later ones may succeed. Only if the process
+    /// ends before the store has recovered may it be found done after all.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -133,6 +261,12 @@ pub enum StoreError {
     /// Larger than a store takes.
     #[error("{0}")]
     TooLarge(String),
+    /// A transaction that makes no sense, such as one with a key twice.
+    #[error("{0}")]
+    Invalid(String),
+    /// The store was closed.
+    #[error("the store was closed")]
+    Closed,
 }
 
 /// Keys and values with a history. Cheap to share.
@@ -143,14 +277,23 @@ pub trait Store: Send + Sync + 'static {
     /// All whose key begins so, as of one revision.
     fn list(&self, prefix: &str) -> BoxFuture<'_, Result<Listing, StoreError>>;
 
-    /// Happens whole and durable, or not at all.
+    /// Happens whole and durable, or not at all. One that changes nothing, as its conditions hold but it has no
+    /// operations or removes what is not there, makes no new revision and returns the last. It may happen even if the
+    /// future is dropped.
     fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, CommitError>>;
 
     /// All changes of keys that begin so after a revision, in order, none left out. A watcher that does not keep up
-    /// is ended, and lists anew.
-    fn watch(&self, prefix: &str, after: Revision) -> Result<mpsc::Receiver<Changes>, StoreError>;
+    /// is ended, as is every one when the store is closed, and lists anew.
+    ///
+    /// `Compacted` is returned for a revision whose successors are not kept any more, and for one that is still to
+    /// come: it was seen in another store.
+    fn watch(
+        &self,
+        prefix: &str,
+        after: Revision,
+    ) -> BoxFuture<'_, Result<mpsc::Receiver<Changes>, StoreError>>;
 
-    /// The last revision.
+    /// The last revision that is seen by reads.
     fn revision(&self) -> Revision;
 }
 

@@ -2,22 +2,30 @@
 //!
 //! - [`identity`] reads and makes SPIFFE IDs.
 //! - [`names`] holds names and labels in Kubernetes' syntax.
+//! - [`kinds`] is the table of the kinds of documents, and what one document is called.
 //! - [`model`] is what the documents of a mesh mean, with nothing invalid in it.
 //! - [`parse`] turns documents into the model, or into all of their errors at once.
+//! - [`mesh_set`] keeps a mesh whose documents change one by one.
+//! - [`document`] is a document as it is stored and sent, JSON, and as it is shown, YAML.
+//! - [`render`] is the way back: from the model to a document.
 //! - [`reader`] is how it reads YAML; other files of the project are read the same way.
 //! - [`wire`] is what controller and proxies agree on beyond their messages (`mesh`, with the feature `grpc`).
 //! - [`error`] is what is wrong with a document, and where.
 //!
 //! Nothing here does I/O, and nothing panics, whatever the input.
 
+pub mod document;
 pub mod error;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod identity;
+pub mod kinds;
+pub mod mesh_set;
 pub mod model;
 pub mod names;
 pub mod parse;
 pub mod reader;
+pub mod render;
 mod scalar;
 pub mod wire;
 mod yaml;

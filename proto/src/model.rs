@@ -1,7 +1,7 @@
 //! The documents of a mesh once they are read: what they mean, with nothing invalid left in them.
 //!
-//! These are made by [`parse_documents`](crate::parse::parse_documents) alone, which also upholds what concerns
-//! several fields or documents at once and is stated here as a promise.
+//! These are made by [`parse`](crate::parse) alone, which also upholds what concerns several fields of a document
+//! at once and is stated here as a promise; what concerns several documents holds of a [`Mesh`].
 
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::names::{DnsLabel, DnsName, Labels, PortName, WorkloadUid};
@@ -12,7 +12,8 @@ use std::net::IpAddr;
 /// All documents of a mesh, consistent with each other.
 ///
 /// No two services and no two workloads share a name; no two workloads share a uid, or a port of an address; no
-/// two services share a port of a cluster IP.
+/// two services share a port of a cluster IP; no two external services share a port of a host. Nothing that an
+/// external service declares is a name or an address of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Mesh {
@@ -22,6 +23,8 @@ pub struct Mesh {
     pub services: Vec<Service>,
     /// The workloads, in the order of the documents.
     pub workloads: Vec<Workload>,
+    /// The names outside the mesh that may be called, in the order of the documents.
+    pub external_services: Vec<ExternalService>,
 }
 
 impl Mesh {
@@ -294,6 +297,21 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// One of which nothing but its name and address is said. What is promised of a workload is promised once the
+    /// [document of it](crate::render::workload) was read.
+    pub fn new(name: Name, address: IpAddr) -> Self {
+        Self {
+            uid: WorkloadUid::of(&name.namespace, &name.name),
+            name,
+            address,
+            mesh_port: None,
+            service_account: DnsName::default_service_account(),
+            ports: Vec::new(),
+            labels: Labels::default(),
+            locality: None,
+        }
+    }
+
     /// The identity that its sidecar must prove.
     pub fn identity(&self, trust_domain: &TrustDomain) -> SpiffeId {
         SpiffeId::from_checked_segments(trust_domain, &self.name.namespace, &self.service_account)
@@ -317,6 +335,49 @@ pub struct WorkloadPort {
     pub protocol: AppProtocol,
 }
 
+impl WorkloadPort {
+    /// A port, of which the same is promised as of a [workload](Workload::new).
+    pub fn new(name: Option<PortName>, port: u16, protocol: AppProtocol) -> Self {
+        Self { name, port, protocol }
+    }
+}
+
+/// Whether a workload takes requests now, as its own proxy says.
+///
+/// A workload that is only a document has no proxy to say so, and counts as ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Readiness {
+    /// It does.
+    #[default]
+    Ready,
+    /// Not yet, or not any more: its application does not pass its checks.
+    NotReady,
+    /// It is going away: requests under way end there, new ones go elsewhere.
+    Draining,
+}
+
+impl Readiness {
+    /// The word for it in tables, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Readiness::Ready => "ready",
+            Readiness::NotReady => "not_ready",
+            Readiness::Draining => "draining",
+        }
+    }
+
+    /// Whether new requests may be sent to it.
+    pub fn takes_requests(self) -> bool {
+        self == Readiness::Ready
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// Where a workload runs, from the largest to the smallest place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -327,4 +388,57 @@ pub struct Locality {
     pub zone: Option<String>,
     /// A part of the zone, such as a rack; only with a zone.
     pub subzone: Option<String>,
+}
+
+impl Locality {
+    /// A region, of which the same is promised as of a [workload](Workload::new).
+    pub fn new(region: String) -> Self {
+        Self {
+            region,
+            zone: None,
+            subzone: None,
+        }
+    }
+}
+
+/// `weft.dev/v1alpha1 ExternalService`: names outside the mesh that its workloads may call.
+///
+/// What an application sends to one of the hosts, on one of the ports, is passed to where the host leads although
+/// egress is denied otherwise: as the application sent it, which is in the clear unless the application encrypts.
+/// A host that turns out to lead into the mesh's own addresses is not passed on: see [`MeshConfig::contains`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExternalService {
+    /// Its name, of use to operators alone.
+    pub name: Name,
+    /// What it is called outside, of two labels or more. Never empty; none twice. Neither addresses nor names of
+    /// the mesh.
+    pub hosts: Vec<DnsName>,
+    /// Its ports. Never empty; no two share a number and transport, or a name.
+    pub ports: Vec<ExternalPort>,
+    /// How a host becomes addresses.
+    pub resolution: Resolution,
+}
+
+/// A port of an external service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExternalPort {
+    /// Its name.
+    pub name: Option<DnsLabel>,
+    /// Its number. Never 0.
+    pub port: u16,
+    /// What it speaks.
+    pub protocol: AppProtocol,
+}
+
+/// How a host outside the mesh becomes addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// `dns`: the proxy asks the DNS. The default.
+    #[default]
+    Dns,
+    /// `static`: these, whatever the DNS says. Never empty; none twice; none of the mesh, none of the proxy's own
+    /// host.
+    Static(Vec<IpAddr>),
 }

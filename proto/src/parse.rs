@@ -10,7 +10,11 @@
 //! | `v1 Service` | `parse/service.rs` |
 //! | `weft.dev/v1alpha1 Workload` | `parse/workload.rs` |
 //! | `weft.dev/v1alpha1 MeshConfig` | `parse/mesh_config.rs` |
+//! | `weft.dev/v1alpha1 ExternalService` | `parse/external_service.rs` |
 //! | what concerns several of them | `parse/check.rs` |
+//!
+//! [`parse_documents`] reads all documents of a mesh; [`parse_document`] reads one, which a
+//! [`MeshSet`](crate::mesh_set::MeshSet) then checks against the others by the same rules.
 //!
 //! ```
 //! use weft_proto::parse::parse_documents;
@@ -35,22 +39,77 @@
 //! assert_eq!(errors[0].to_string(), "mesh.yaml:13: spec.ports[0].port: 70000 is not a port (1 to 65535)");
 //! ```
 
-mod check;
+pub(crate) mod check;
+mod external_service;
 pub mod fields;
+pub(crate) mod index;
 mod mesh_config;
-mod object;
+pub(crate) mod object;
 mod service;
+pub(crate) mod sources;
 mod workload;
 
 use crate::error::{DocumentError, Errors, Source};
-use crate::model::{Mesh, MeshConfig, Service, Workload};
-use crate::reader::{self, Value};
-use crate::yaml::{self, Chunk};
-use object::{Document, Kind, NamesSeen};
-use std::collections::HashMap;
+use crate::kinds::{DocumentKey, Kind};
+use crate::model::{ExternalService, Mesh, MeshConfig, Service, Workload};
+use crate::names::DnsLabel;
+use crate::reader::{Value, read_document};
+use check::{Changed, Place, Reporter};
+use index::{Id, Index};
+use object::Naming;
+use sources::{Origin, each_document, sorted};
+use std::sync::Arc;
 
 /// The most documents of a mesh, all sources together.
 pub const MAX_DOCUMENTS: usize = 100_000;
+
+/// One document that was read on its own, and is right as far as that can be told without the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Parsed {
+    /// What it is called.
+    pub key: DocumentKey,
+    /// The name of its source, by which errors call it.
+    pub source: Arc<str>,
+    /// What it means.
+    pub model: Model,
+}
+
+/// What one document means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the kinds have theirs")]
+pub enum Model {
+    MeshConfig(MeshConfig),
+    Service(Service),
+    Workload(Workload),
+    ExternalService(ExternalService),
+}
+
+/// What becomes of a port of a service to which no workload answers, although there are workloads.
+///
+/// When documents are written by hand it is a mistake. When workloads come and go by themselves, or arrive one by
+/// one, it is a state that passes, and must not keep a workload that is gone in the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unserved {
+    /// A service is refused in which a port is so. A service that is there already, and that only a workload's
+    /// coming or going leaves so, is reported.
+    Refuse,
+    /// It is reported.
+    Report,
+}
+
+/// Reads a source that holds exactly one document.
+///
+/// # Errors
+/// All that is wrong with it, by line. What concerns other documents as well is not looked at.
+pub fn parse_document(source: &Source) -> Result<Parsed, Vec<DocumentError>> {
+    let (key, model) = read_document(source, |root| object::read(root, &mut Naming::default()).1)?;
+    Ok(Parsed {
+        key,
+        source: source.name.as_str().into(),
+        model,
+    })
+}
 
 /// Reads all documents of a mesh and checks them against each other. All errors come out at once, by source and
 /// line; past [`MAX_ERRORS`](crate::error::MAX_ERRORS) they are only counted.
@@ -63,71 +122,94 @@ pub fn parse_documents(sources: &[Source]) -> Result<Mesh, Vec<DocumentError>> {
     for source in sources {
         documents.read_source(source, &errors);
     }
-    match check::check(documents, &errors) {
+    let Documents {
+        mut index,
+        ids,
+        origins,
+        unread,
+        ..
+    } = documents;
+    let place = |id: Id, _: &Parsed, path: &str| {
+        let at = origins.get(id.position()).and_then(|origin| origin.locate(path));
+        let (line, column) = at.map_or((0, 0), |at| (at.line, at.column));
+        Place { line, column }
+    };
+    let report = Reporter {
+        errors: &errors,
+        place: &place,
+    };
+    let changed = Changed {
+        new: &ids,
+        old: &[],
+        unread,
+        unserved: Unserved::Refuse,
+    };
+    check::check(&mut index, &changed, &report, &report);
+    match index.mesh(index.iter().map(|(_, document)| document)) {
         Some(mesh) if errors.count() == 0 => Ok(mesh),
         _ => Err(sorted(errors, sources)),
     }
 }
 
+/// Reads all documents of some sources, each on its own, in their order; what names no namespace is of this one.
+/// `read` is given each that is right, with what stands there.
+///
+/// # Errors
+/// As of [`parse_documents`], but for what concerns several documents: only their names are compared.
+pub(crate) fn parse_each<'a>(
+    sources: &'a [Source],
+    namespace: &DnsLabel,
+    mut read: impl FnMut(&Value<'_>, Origin<'a>, Parsed),
+) -> Result<(), Vec<DocumentError>> {
+    let errors = Errors::new();
+    let mut naming = Naming::with_default(namespace.clone());
+    let mut count = 0;
+    for source in sources {
+        let name: Arc<str> = source.name.as_str().into();
+        each_document(source, &mut count, &errors, |root, origin| {
+            let errors_before = errors.count();
+            let (_, document) = object::read(root, &mut naming);
+            if let Some((key, model)) = document.filter(|_| errors.count() == errors_before) {
+                let source = name.clone();
+                read(root, origin, Parsed { key, source, model });
+            }
+        });
+    }
+    if errors.count() > 0 {
+        return Err(sorted(errors, sources));
+    }
+    Ok(())
+}
+
 /// What was read, before its parts are checked against each other.
 #[derive(Default)]
 struct Documents<'a> {
-    configs: Vec<Located<'a, MeshConfig>>,
-    services: Vec<Located<'a, Service>>,
-    workloads: Vec<Located<'a, Workload>>,
-    names: NamesSeen,
+    index: Index,
+    /// The documents of the index, in their order, and where each came from.
+    ids: Vec<Id>,
+    origins: Vec<Origin<'a>>,
+    names: Naming,
     /// How many documents there were, those that could not be read and empty ones included.
     count: usize,
     unread: Unread,
 }
 
-/// A document that was read, and where it came from.
-struct Located<'a, T> {
-    document: T,
-    origin: Origin<'a>,
-}
-
-/// Where a document came from: enough to read it once more when an error needs a line of it.
-#[derive(Clone, Copy)]
-struct Origin<'a> {
-    chunk: Chunk<'a>,
-    /// Which of the documents of the chunk.
-    index: usize,
-}
-
 /// Whether something was given that could not be read. What seems to be missing may be that.
-#[derive(Default)]
-struct Unread {
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Unread {
     configs: bool,
     workloads: bool,
 }
 
 impl<'a> Documents<'a> {
     fn read_source(&mut self, source: &'a Source, errors: &Errors) {
-        let mut syntax_errors = 0;
-        let errors_before = errors.count();
-        let chunks = yaml::chunks(source, errors);
-        syntax_errors += errors.count() - errors_before;
-        for chunk in chunks {
-            let errors_before = errors.count();
-            let roots = yaml::documents(chunk, errors);
-            syntax_errors += errors.count() - errors_before;
-            for (index, root) in roots.iter().enumerate() {
-                self.count += 1;
-                let root = Value::root(chunk.file, root, errors);
-                if self.count == MAX_DOCUMENTS + 1 {
-                    root.error(format_args!("more than the {MAX_DOCUMENTS} documents allowed"));
-                }
-                if self.count <= MAX_DOCUMENTS && !root.is_null() {
-                    self.read(&root, Origin { chunk, index });
-                }
-            }
-            if self.count > MAX_DOCUMENTS {
-                syntax_errors += 1;
-                break;
-            }
-        }
-        if syntax_errors > 0 {
+        let name: Arc<str> = source.name.as_str().into();
+        let mut count = self.count;
+        let is_incomplete = each_document(source, &mut count, errors, |root, origin| {
+            self.read(root, &name, origin);
+        });
+        self.count = count;
+        if is_incomplete {
             self.unread = Unread {
                 configs: true,
                 workloads: true,
@@ -135,14 +217,17 @@ impl<'a> Documents<'a> {
         }
     }
 
-    fn read(&mut self, root: &Value<'_>, origin: Origin<'a>) {
+    fn read(&mut self, root: &Value<'_>, source: &Arc<str>, origin: Origin<'a>) {
         let errors_before = root.error_count();
         let (kind, document) = object::read(root, &mut self.names);
         // What was read in part is not compared with others: what it lacks would show as errors of theirs.
         match document.filter(|_| root.error_count() == errors_before) {
-            Some(Document::MeshConfig(document)) => self.configs.push(Located { document, origin }),
-            Some(Document::Service(document)) => self.services.push(Located { document, origin }),
-            Some(Document::Workload(document)) => self.workloads.push(Located { document, origin }),
+            Some((key, model)) => {
+                let source = source.clone();
+                let document = Parsed { key, source, model };
+                self.ids.push(self.index.insert(Arc::new(document)));
+                self.origins.push(origin);
+            }
             None => {
                 self.unread.configs |= matches!(kind, None | Some(Kind::MeshConfig));
                 self.unread.workloads |= matches!(kind, None | Some(Kind::Workload));
@@ -151,48 +236,36 @@ impl<'a> Documents<'a> {
     }
 }
 
-impl Origin<'_> {
-    /// Reports an error of a field of the document.
-    fn error(&self, errors: &Errors, path: &str, message: String) {
-        let at = self.locate(errors, path);
-        let (line, column) = at.map_or((0, 0), |at| (at.line, at.column));
-        let (file, path) = (self.chunk.file.to_owned(), path.to_owned());
-        errors.push(DocumentError {
-            file,
-            line,
-            column,
-            path,
-            message,
-        });
-    }
-
-    /// Where a field of the document is, as `FILE:LINE`.
-    fn place_of(&self, errors: &Errors, path: &str) -> String {
-        format!(
-            "{}:{}",
-            self.chunk.file,
-            self.locate(errors, path).map_or(0, |at| at.line)
-        )
-    }
-
-    /// Reads the document again: few errors are shown, and the positions of all documents are not worth keeping.
-    fn locate(&self, errors: &Errors, path: &str) -> Option<yaml::Position> {
-        if errors.is_full() {
-            return None;
+impl Model {
+    /// The MeshConfig that it is.
+    pub fn config(&self) -> Option<&MeshConfig> {
+        match self {
+            Model::MeshConfig(config) => Some(config),
+            _ => None,
         }
-        let documents = yaml::documents(self.chunk, &Errors::new());
-        documents.get(self.index).map(|root| yaml::locate(root, path))
     }
-}
 
-/// The errors in the order of the sources, and of the lines in each. Those without a file come last.
-fn sorted(errors: Errors, sources: &[Source]) -> Vec<DocumentError> {
-    let mut rank: HashMap<&str, usize> = HashMap::new();
-    for (index, source) in sources.iter().enumerate() {
-        rank.entry(&source.name).or_insert(index);
+    /// The service that it is.
+    pub fn service(&self) -> Option<&Service> {
+        match self {
+            Model::Service(service) => Some(service),
+            _ => None,
+        }
     }
-    let mut errors = errors.into_vec();
-    reader::sort(&mut errors);
-    errors.sort_by_key(|error| rank.get(error.file.as_str()).copied().unwrap_or(usize::MAX));
-    errors
+
+    /// The workload that it is.
+    pub fn workload(&self) -> Option<&Workload> {
+        match self {
+            Model::Workload(workload) => Some(workload),
+            _ => None,
+        }
+    }
+
+    /// The external service that it is.
+    pub fn external_service(&self) -> Option<&ExternalService> {
+        match self {
+            Model::ExternalService(external) => Some(external),
+            _ => None,
+        }
+    }
 }

@@ -160,6 +160,19 @@ impl<'a> Value<'a> {
         matches!(self.node.content, Content::Sequence(_))
     }
 
+    /// Whether a mapping stands here.
+    pub fn is_mapping(&self) -> bool {
+        matches!(self.node.content, Content::Mapping(_))
+    }
+
+    /// A scalar of any kind, and whether it is not in quotes.
+    pub(crate) fn scalar(&self) -> Option<(&'a str, bool)> {
+        match &self.node.content {
+            Content::Scalar { text, is_plain } => Some((text, *is_plain)),
+            _ => self.mismatch("a scalar"),
+        }
+    }
+
     /// A string. What YAML takes for a number, a boolean or null is none, as it is none to Kubernetes.
     pub fn string(&self) -> Option<&'a str> {
         match &self.node.content {
@@ -275,14 +288,27 @@ impl<'a> Value<'a> {
     }
 
     /// A mapping whose keys are the document's own, in its order. All are read, also after one that is wrong.
-    pub fn entries<T>(&self, mut read: impl FnMut(&str, &Value<'a>) -> Option<T>) -> Option<Vec<T>> {
+    pub fn entries<T>(&self, read: impl FnMut(&str, &Value<'a>) -> Option<T>) -> Option<Vec<T>> {
+        self.each_entry(|key| format!("{}[{}]", self.path, shown(key)), read)
+    }
+
+    /// A mapping of which nothing is known; its keys may well be names of fields.
+    pub(crate) fn members<T>(&self, read: impl FnMut(&str, &Value<'a>) -> Option<T>) -> Option<Vec<T>> {
+        self.each_entry(|key| yaml::child_path(&self.path, key), read)
+    }
+
+    fn each_entry<T>(
+        &self,
+        path_of: impl Fn(&str) -> String,
+        mut read: impl FnMut(&str, &Value<'a>) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let Content::Mapping(entries) = &self.node.content else {
             return self.mismatch("a mapping");
         };
         let read_all: Vec<Option<T>> = entries
             .iter()
             .map(|entry| {
-                let value = self.child(entry, format!("{}[{}]", self.path, shown(&entry.key)));
+                let value = self.child(entry, path_of(&entry.key));
                 read(&entry.key, &value)
             })
             .collect();

@@ -996,7 +996,8 @@ fn metadata() {
 
 #[test]
 fn kinds() {
-    let known = "(known here: v1 Service, weft.dev/v1alpha1 Workload, weft.dev/v1alpha1 MeshConfig)";
+    let known = "(known here: v1 Service, weft.dev/v1alpha1 Workload, weft.dev/v1alpha1 MeshConfig, \
+                 weft.dev/v1alpha1 ExternalService)";
     for (head, error) in [
         ("apiVersion: v1", "1: kind: missing".to_owned()),
         ("kind: Service", "1: apiVersion: missing".to_owned()),

@@ -36,8 +36,15 @@ fn accepted(sources: &[Source], mesh: &Mesh) {
     let again = parse_documents(&[Source::new("again", write(mesh))]);
     assert_eq!(again.as_ref(), Ok(mesh));
     let reversed: Vec<Source> = sources.iter().rev().cloned().collect();
-    let other = parse_documents(&reversed).map(|mesh| (mesh.services.len(), mesh.workloads.len()));
-    assert_eq!(other, Ok((mesh.services.len(), mesh.workloads.len())));
+    let counts = |mesh: &Mesh| {
+        (
+            mesh.services.len(),
+            mesh.workloads.len(),
+            mesh.external_services.len(),
+        )
+    };
+    let other = parse_documents(&reversed).map(|mesh| counts(&mesh));
+    assert_eq!(other, Ok(counts(mesh)));
     for service in &mesh.services {
         assert!(!service.ports.is_empty() && !service.selector.is_empty());
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::model::{
-    AppProtocol, Authorization, ClusterIp, Egress, InboundMode, Mesh, MeshConfig, Name, Service, TargetPort,
-    Unmeshed, Workload,
+    AppProtocol, Authorization, ClusterIp, Egress, ExternalService, InboundMode, Mesh, MeshConfig, Name,
+    Resolution, Service, TargetPort, Unmeshed, Workload,
 };
 use crate::names::Labels;
 
@@ -18,6 +18,9 @@ pub fn write(mesh: &Mesh) -> String {
     mesh.workloads
         .iter()
         .for_each(|workload_read| text += &workload(workload_read));
+    mesh.external_services
+        .iter()
+        .for_each(|external_read| text += &external(external_read));
     text
 }
 
@@ -146,6 +149,34 @@ fn workload(workload: &Workload) -> String {
             .subzone
             .iter()
             .for_each(|subzone| writeln!(text, "    subzone: \"{subzone}\"").unwrap());
+    }
+    text
+}
+
+fn external(external: &ExternalService) -> String {
+    let ExternalService {
+        name,
+        hosts,
+        ports,
+        resolution,
+    } = external;
+    let mut text = head("weft.dev/v1alpha1", "ExternalService", name, &Labels::default());
+    writeln!(text, "  hosts: {hosts:?}\n  ports:").unwrap();
+    for port in ports {
+        let name = port
+            .name
+            .as_ref()
+            .map(|name| format!(", name: \"{name}\""))
+            .unwrap_or_default();
+        let protocol = protocol(port.protocol, "appProtocol");
+        writeln!(text, "  - {{port: {}{name}{protocol}}}", port.port).unwrap();
+    }
+    match resolution {
+        Resolution::Dns => text += "  resolution: dns\n",
+        Resolution::Static(addresses) => {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            writeln!(text, "  resolution: static\n  endpoints: {addresses:?}").unwrap();
+        }
     }
     text
 }

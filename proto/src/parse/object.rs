@@ -1,21 +1,16 @@
 //! What every document has: `apiVersion`, `kind`, `metadata`.
 
-use super::{fields, mesh_config, service, workload};
+use super::{Model, external_service, fields, mesh_config, service, workload};
 use crate::error::{nearest, shown};
-use crate::model::{MeshConfig, Name, Service, Workload};
+use crate::kinds::{DocumentKey, Kind};
+use crate::model::Name;
 use crate::names::{DnsLabel, DnsName, Labels, check_label_key};
 use crate::reader::{Fields, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// The group and version of the project's own documents.
-const WEFT: &str = "weft.dev/v1alpha1";
-
-/// Every kind of document that is read.
-const KINDS: [Kind; 3] = [Kind::Service, Kind::Workload, Kind::MeshConfig];
-
 /// Fields of `metadata` that are Kubernetes' own bookkeeping.
-const SKIPPED: [&str; 10] = [
+pub(crate) const SKIPPED: [&str; 10] = [
     "uid",
     "resourceVersion",
     "generation",
@@ -28,23 +23,29 @@ const SKIPPED: [&str; 10] = [
     "finalizers",
 ];
 
-/// A kind of document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
-    MeshConfig,
-    Service,
-    Workload,
+/// How documents are named.
+pub(super) struct Naming {
+    /// The key of each document so far, and where it is. Kept also of documents that are wrong elsewhere.
+    seen: HashMap<DocumentKey, String>,
+    /// The namespace of documents that name none.
+    default_namespace: DnsLabel,
 }
 
-/// A document of one of the kinds.
-pub(super) enum Document {
-    MeshConfig(MeshConfig),
-    Service(Service),
-    Workload(Workload),
+impl Naming {
+    /// With this namespace for documents that name none.
+    pub(super) fn with_default(namespace: DnsLabel) -> Self {
+        Self {
+            seen: HashMap::new(),
+            default_namespace: namespace,
+        }
+    }
 }
 
-/// The kind and name of each document so far, and where it is. Kept also of documents that are wrong elsewhere.
-pub(super) type NamesSeen = HashMap<(Kind, Name), String>;
+impl Default for Naming {
+    fn default() -> Self {
+        Self::with_default(DnsLabel::default_namespace())
+    }
+}
 
 /// `metadata`, as far as it says something.
 pub(super) struct Metadata {
@@ -52,29 +53,8 @@ pub(super) struct Metadata {
     pub(super) labels: Labels,
 }
 
-impl Kind {
-    fn api_version(self) -> &'static str {
-        match self {
-            Kind::Service => "v1",
-            Kind::Workload | Kind::MeshConfig => WEFT,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Service => "Service",
-            Kind::Workload => "Workload",
-            Kind::MeshConfig => "MeshConfig",
-        }
-    }
-
-    fn is_namespaced(self) -> bool {
-        self != Kind::MeshConfig
-    }
-}
-
-/// Reads a document. Its kind is known even if the rest is wrong.
-pub(super) fn read(root: &Value<'_>, names: &mut NamesSeen) -> (Option<Kind>, Option<Document>) {
+/// Reads a document. Its kind is known even if the rest is wrong. A name that was seen is an error.
+pub(super) fn read(root: &Value<'_>, naming: &mut Naming) -> (Option<Kind>, Option<(DocumentKey, Model)>) {
     let mut kind = None;
     let document = root.mapping(|fields| {
         kind = read_kind(fields);
@@ -84,20 +64,28 @@ pub(super) fn read(root: &Value<'_>, names: &mut NamesSeen) -> (Option<Kind>, Op
         };
         // Written by Kubernetes into the documents that it gives out.
         fields.accept(&["status"]);
-        let metadata = metadata(fields, kind, names);
-        match kind {
-            Kind::MeshConfig => fields
-                .required("spec", mesh_config::spec)
-                .map(Document::MeshConfig),
+        let metadata = metadata(fields, kind, naming);
+        let key = metadata
+            .as_ref()
+            .map(|metadata| DocumentKey::of(kind, &metadata.name));
+        let model = match kind {
+            Kind::MeshConfig => fields.required("spec", mesh_config::spec).map(Model::MeshConfig),
             Kind::Service => {
                 let spec = fields.required("spec", service::spec);
-                Some(Document::Service(service::service(metadata?, spec?)))
+                Some(Model::Service(service::service(metadata?, spec?)))
             }
             Kind::Workload => {
                 let spec = fields.required("spec", workload::spec);
-                Some(Document::Workload(workload::workload(metadata?, spec?)))
+                Some(Model::Workload(workload::workload(metadata?, spec?)))
             }
-        }
+            Kind::ExternalService => {
+                let spec = fields.required("spec", external_service::spec);
+                Some(Model::ExternalService(external_service::external_service(
+                    metadata?, spec?,
+                )))
+            }
+        };
+        Some((key?, model?))
     });
     (kind, document)
 }
@@ -106,11 +94,11 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
     let api_version = fields.required("apiVersion", |value| value.string().map(str::to_owned));
     let name = fields.required("kind", |value| value.string().map(str::to_owned));
     let (api_version, name) = (api_version?, name?);
-    let Some(kind) = KINDS.into_iter().find(|kind| kind.name() == name) else {
-        let hint = match nearest(&name, KINDS.map(Kind::name)) {
+    let Some(kind) = Kind::from_name(&name) else {
+        let hint = match nearest(&name, Kind::ALL.map(Kind::name)) {
             Some(known) => format!("; did you mean {known}?"),
             None => {
-                let known = KINDS.map(|kind| format!("{} {}", kind.api_version(), kind.name()));
+                let known = Kind::ALL.map(|kind| format!("{} {}", kind.api_version(), kind.name()));
                 format!(" (known here: {})", known.join(", "))
             }
         };
@@ -132,17 +120,17 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
     Some(kind)
 }
 
-fn metadata(fields: &mut Fields<'_>, kind: Kind, names: &mut NamesSeen) -> Option<Metadata> {
+fn metadata(fields: &mut Fields<'_>, kind: Kind, naming: &mut Naming) -> Option<Metadata> {
     fields.required("metadata", |value| {
         value.mapping(|fields| {
-            let namespace = namespace(fields, kind);
+            let namespace = namespace(fields, kind, &naming.default_namespace);
             let name = fields.required("name", |value| {
                 let name = name(value, kind)?;
                 let name = Name {
                     namespace: namespace.clone()?,
                     name,
                 };
-                report_name_seen(value, &name, kind, names).then_some(name)
+                report_name_seen(value, &name, kind, naming).then_some(name)
             });
             let labels = fields.optional("labels", fields::labels).unwrap_or_default();
             fields.optional("annotations", annotations);
@@ -154,7 +142,7 @@ fn metadata(fields: &mut Fields<'_>, kind: Kind, names: &mut NamesSeen) -> Optio
 }
 
 /// The namespace; `None` if it is wrong.
-fn namespace(fields: &mut Fields<'_>, kind: Kind) -> Option<DnsLabel> {
+fn namespace(fields: &mut Fields<'_>, kind: Kind, default: &DnsLabel) -> Option<DnsLabel> {
     if !kind.is_namespaced() {
         fields.refuse(
             "namespace",
@@ -162,7 +150,7 @@ fn namespace(fields: &mut Fields<'_>, kind: Kind) -> Option<DnsLabel> {
         );
     }
     if !fields.has("namespace") {
-        return Some(DnsLabel::default_namespace());
+        return Some(default.clone());
     }
     fields.optional("namespace", |value| value.parse(DnsLabel::parse))
 }
@@ -182,12 +170,12 @@ fn name(value: &Value<'_>, kind: Kind) -> Option<DnsName> {
 }
 
 /// Reports a name that another document of the kind has. Whether it is new.
-fn report_name_seen(value: &Value<'_>, name: &Name, kind: Kind, names: &mut NamesSeen) -> bool {
+fn report_name_seen(value: &Value<'_>, name: &Name, kind: Kind, naming: &mut Naming) -> bool {
     // Of a kind without namespaces there is only one, which is checked when all are read.
     if !kind.is_namespaced() {
         return true;
     }
-    match names.entry((kind, name.clone())) {
+    match naming.seen.entry(DocumentKey::of(kind, name)) {
         Entry::Occupied(seen) => {
             value.error(format_args!(
                 "the {} {name} is in {} already",
