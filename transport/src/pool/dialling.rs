@@ -49,7 +49,7 @@ async fn dial_task(pool: Weak<Inner>, key: PeerKey) {
             continue;
         }
         if let Some(inner) = pool.upgrade() {
-            inner.on_dialled(&key, credentials, result);
+            inner.on_dialled(&key, &credentials, result);
         }
         return;
     }
@@ -94,7 +94,7 @@ impl Inner {
         Ok((connection, tls.refusal))
     }
 
-    fn on_dialled(&self, key: &PeerKey, credentials: Arc<Credentials>, result: Dialled) {
+    fn on_dialled(&self, key: &PeerKey, credentials: &Credentials, result: Dialled) {
         let now = tokio::time::Instant::now().into_std();
         let rng = &mut *self.rng.borrow_mut();
         let mut peers = self.peers.borrow_mut();
