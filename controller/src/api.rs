@@ -1,13 +1,9 @@
-<<<<<<< HEAD
-//! The calls of the controller, one file a service.
-
-pub mod admin;
-=======
 //! The calls that the controller answers.
 //!
 //! | calls | file |
 //! |---|---|
+//! | `Admin`, of operators | [`admin`] |
 //! | `Control`, of proxies | [`control`] |
 
+pub mod admin;
 pub mod control;
->>>>>>> wip-push

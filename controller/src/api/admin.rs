@@ -2,12 +2,12 @@
 //! before it gets here; what changes anything is audited with who did it.
 
 mod convert;
+mod export;
 mod resolve;
 mod watch;
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 use weft_proto::{
@@ -24,9 +24,10 @@ use crate::{
     ca::Authority,
     catalog::{self, Catalog},
     push::Hub,
-    store::{SharedStore, Transaction, export::Export},
+    store::{SharedStore, Transaction},
 };
 use convert::{document_key, seconds};
+pub use export::Export;
 
 /// The most entries of the audit that are listed at once.
 const MAX_AUDIT: usize = 10_000;
@@ -43,8 +44,10 @@ pub struct AdminService {
     pub authority: Arc<Authority>,
     /// Join tokens.
     pub tokens: Arc<Tokens>,
-    /// For the audit and the export.
+    /// For the audit.
     pub store: SharedStore,
+    /// Writes all of the store but what is secret.
+    pub export: Export,
     /// Of this process.
     pub started: SystemTime,
 }
@@ -149,22 +152,14 @@ impl Admin for AdminService {
             ),
             _ => None,
         };
-        Ok(Response::new(watch::events(&*self.store, &message, present)?))
+        Ok(Response::new(watch::events(&*self.store, &message, present).await?))
     }
 
-    type ExportStream = Pin<Box<dyn Stream<Item = Result<mesh::ExportPart, Status>> + Send>>;
+    type ExportStream = export::Parts;
 
     async fn export(&self, request: Request<mesh::ExportRequest>) -> Answered<Self::ExportStream> {
         self.audit(Record::new(&who(&request), "export", "the store")).await?;
-        let parts = Export::of(&*self.store)
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
-        let parts = futures_util::stream::iter(parts.map(|part| {
-            Ok(mesh::ExportPart {
-                part: Bytes::from(part),
-            })
-        }));
-        Ok(Response::new(parts.boxed()))
+        Ok(Response::new(export::parts(self.export.clone())))
     }
 
     async fn fleet(&self, request: Request<mesh::FleetRequest>) -> Answered<mesh::FleetResponse> {
@@ -187,7 +182,7 @@ impl Admin for AdminService {
         self.audit(Record::new(&who, "proxy.ask", target).detail(convert::asked(question)))
             .await?;
         let answers = self.hub.ask(message).await?;
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(answers.map(Ok).boxed()))
     }
 
     type CommandStream = Answers;
@@ -200,7 +195,7 @@ impl Admin for AdminService {
         self.audit(Record::new(&who, "proxy.command", target).detail(convert::asked(question)))
             .await?;
         let answers = self.hub.ask(message).await?;
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(answers.map(Ok).boxed()))
     }
 
     async fn evict(&self, request: Request<mesh::EvictRequest>) -> Answered<mesh::EvictResponse> {
