@@ -34,8 +34,6 @@ mod session;
 mod sources;
 mod status;
 mod table;
-#[cfg(test)]
-mod testing;
 mod token;
 mod version;
 
@@ -50,7 +48,7 @@ use session::Session;
 
 /// What a command that did what it was to do says by its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// All is well.
     Done,
     /// There are differences, or something is not as it should be.
@@ -121,11 +119,7 @@ async fn dispatch(cli: Cli, screen: &mut Screen) -> Result<Outcome, Failure> {
 }
 
 /// The commands that call the controller.
-async fn online(
-    command: Command,
-    session: &mut Session,
-    screen: &mut Screen,
-) -> Result<Outcome, Failure> {
+async fn online(command: Command, session: &mut Session, screen: &mut Screen) -> Result<Outcome, Failure> {
     match command {
         Command::Apply(args) => documents::apply(args, session, screen).await,
         Command::Diff(args) => documents::diff(args, session, screen).await,
@@ -147,6 +141,3 @@ async fn online(
         | Command::Check(_) => Err(Failure::other("this command calls no controller")),
     }
 }
-
-#[cfg(test)]
-mod tests;

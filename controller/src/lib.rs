@@ -12,6 +12,7 @@ pub mod audit;
 pub mod auth;
 pub mod ca;
 pub mod catalog;
+pub mod cli;
 pub mod fleet;
 pub mod hex;
 pub mod ledger;
