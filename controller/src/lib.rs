@@ -10,6 +10,7 @@ pub mod api;
 pub mod audit;
 pub mod auth;
 
+pub mod discover;
 pub mod fleet;
 pub mod limit;
 pub mod pages;
