@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `Admin`, of operators | [`admin`] |
 //! | `Control`, of proxies | [`control`] |
+//! | `Identity`, of everyone | [`identity`] |
 
 pub mod admin;
 pub mod control;
+pub mod identity;

@@ -106,6 +106,8 @@ pub(crate) struct Inner {
     renewed: bool,
     /// Replaces the roots that the handshake was begun with; asked when it is done.
     trust: Option<Arc<TrustBundle>>,
+    /// It was told to take no more requests, before it ended.
+    went_away: bool,
     /// Who wants to know that it takes no more requests.
     keeper: Option<Rc<Notify>>,
     /// Listening side: which requests are taken, and what GOAWAY says of it.
@@ -191,6 +193,7 @@ impl Connection {
             term: None,
             renewed: false,
             trust: None,
+            went_away: false,
             keeper: None,
             goaway: GoAwaySender::default(),
             exact_goaway: None,
@@ -454,6 +457,11 @@ impl Connection {
         self.inner.borrow().streams.total() > 0
     }
 
+    /// Was it told to take no more requests, by its peer or by its own certificates, rather than lost?
+    pub(crate) fn went_away(&self) -> bool {
+        self.inner.borrow().went_away
+    }
+
     /// Do unread streams hold so much of its window that new requests should go elsewhere?
     pub(crate) fn is_crowded(&self) -> bool {
         self.inner.borrow().streams.is_crowded()
@@ -510,6 +518,7 @@ impl Drop for Connection {
 impl Inner {
     fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
+        self.went_away |= matches!(self.phase, Phase::Draining);
         if !matches!(self.phase, Phase::Handshaking) {
             self.handshake = None;
         }
