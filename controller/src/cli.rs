@@ -34,6 +34,8 @@ mod session;
 mod sources;
 mod status;
 mod table;
+#[cfg(test)]
+mod testing;
 mod token;
 mod version;
 
@@ -141,3 +143,6 @@ async fn online(command: Command, session: &mut Session, screen: &mut Screen) ->
         | Command::Check(_) => Err(Failure::other("this command calls no controller")),
     }
 }
+
+#[cfg(test)]
+mod tests;
