@@ -397,7 +397,7 @@ mod tests {
         write_files(directory.path(), Subnet::default()).unwrap();
         for member in members() {
             let config = Config::load(&directory.path().join(member.file())).unwrap();
-            let (_, documents) = DocumentsWatcher::load(&config.documents).unwrap();
+            let (_, documents) = DocumentsWatcher::load(&config.files().unwrap().documents).unwrap();
             let mesh = documents.mesh.borrow().clone();
             assert_eq!((mesh.services.len(), mesh.workloads.len()), (3, 5));
             let workload = mesh
