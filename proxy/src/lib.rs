@@ -11,7 +11,6 @@ mod check;
 mod cli;
 mod compile;
 mod config;
-mod demo;
 mod detect;
 mod dev_certs;
 mod direct;
@@ -52,7 +51,6 @@ pub fn main() -> ExitCode {
         Command::Check { config, output } => return check::run(&config, output),
         Command::Capture(command) => return capture::command::run(&command),
         Command::DevCerts(args) => dev_certs(&args),
-        Command::Demo(args) => return demo::run(&args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weft-proxy", &mut io::stdout());
             Ok(())
