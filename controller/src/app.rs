@@ -31,11 +31,7 @@ use weft_proto::mesh::v1::{
 };
 
 use crate::{
-    api::{
-        admin::AdminService,
-        control::ControlService,
-        identity::IdentityService,
-    },
+    api::{admin::AdminService, control::ControlService, identity::IdentityService},
     attest::Tokens,
     audit,
     ca::{Authority, Brought, CaOptions},
@@ -46,7 +42,7 @@ use crate::{
     push::{self, Hub},
     server::{self, GateLayer, Proving},
     store::{
-        SharedStore, Store as _,
+        SharedStore,
         redb::{Options as StoreOptions, RedbStore},
     },
 };
@@ -92,7 +88,8 @@ pub async fn run(args: RunArgs) -> Result<(), Box<dyn Error>> {
     tokio::spawn(hand_on(published, hub.clone()));
     tokio::spawn(prune(store.clone()));
     let reachable = data::reachable(args.advertise.as_deref(), address);
-    data.follow_admin(&authority, &data::local(address), &reachable).await?;
+    data.follow_admin(&authority, &data::local(address), &reachable)
+        .await?;
     let services = Services {
         catalog,
         hub: hub.clone(),
@@ -129,7 +126,10 @@ pub fn import(data_dir: &Path, file: &Path) -> Result<(), Box<dyn Error>> {
     let data = DataDir::open(data_dir)?;
     let from = File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let imported = RedbStore::import(&data.store(), &mut BufReader::new(from))?;
-    println!("{} keys, as of revision {}", imported.entries, imported.revision.0);
+    println!(
+        "{} keys, as of revision {}",
+        imported.entries, imported.revision.0
+    );
     Ok(())
 }
 
@@ -140,7 +140,8 @@ struct Ends {
 
 impl Ends {
     fn listen() -> io::Result<Self> {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (end, ended) = tokio::sync::watch::channel(false);
         tokio::spawn(async move {
             tokio::select! {
@@ -192,7 +193,9 @@ async fn start_hub(
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
-    let taken = |error: io::Error| format!("TCP {address}: {error}: is another controller running? (--listen, --metrics)");
+    let taken = |error: io::Error| {
+        format!("TCP {address}: {error}: is another controller running? (--listen, --metrics)")
+    };
     TcpListener::bind(address).await.map_err(taken)
 }
 
@@ -262,7 +265,8 @@ impl Services {
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .add_service(IdentityServer::new(identity).max_decoding_message_size(IDENTITY_MESSAGE))
             .add_service(
-                ControlServer::new(ControlService::new(self.hub.clone())).max_decoding_message_size(CONTROL_MESSAGE),
+                ControlServer::new(ControlService::new(self.hub.clone()))
+                    .max_decoding_message_size(CONTROL_MESSAGE),
             )
             .add_service(AdminServer::new(admin).max_decoding_message_size(ADMIN_MESSAGE));
         let served = routes.serve_with_incoming_shutdown(connections, async move {
@@ -276,7 +280,10 @@ impl Services {
     }
 
     async fn fleet(&self) -> mesh::FleetResponse {
-        self.hub.fleet(mesh::FleetRequest::default()).await.unwrap_or_default()
+        self.hub
+            .fleet(mesh::FleetRequest::default())
+            .await
+            .unwrap_or_default()
     }
 }
 

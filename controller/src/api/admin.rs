@@ -77,7 +77,11 @@ impl AdminService {
             .map_err(|error| Status::unavailable(format!("not done: it could not be audited: {error}")))
     }
 
-    async fn apply_or_plan(&self, request: Request<mesh::ApplyRequest>, dry_run: bool) -> Answered<mesh::ApplyResponse> {
+    async fn apply_or_plan(
+        &self,
+        request: Request<mesh::ApplyRequest>,
+        dry_run: bool,
+    ) -> Answered<mesh::ApplyResponse> {
         let who = who(&request);
         let message = request.into_inner();
         let change = catalog::Request {
@@ -98,7 +102,9 @@ impl AdminService {
         let labels = convert::labels(&request.labels)?;
         let is_wanted = |key: &DocumentKey, model: &Model| {
             kind.is_none_or(|kind| kind == key.kind())
-                && (request.namespace.is_empty() || !key.kind().is_namespaced() || request.namespace == key.namespace())
+                && (request.namespace.is_empty()
+                    || !key.kind().is_namespaced()
+                    || request.namespace == key.namespace())
                 && (request.name.is_empty() || request.name == key.name())
                 && (labels == Labels::default() || convert::labels_of(model).are_selected_by(&labels))
         };
@@ -152,13 +158,16 @@ impl Admin for AdminService {
             ),
             _ => None,
         };
-        Ok(Response::new(watch::events(&*self.store, &message, present).await?))
+        Ok(Response::new(
+            watch::events(&*self.store, &message, present).await?,
+        ))
     }
 
     type ExportStream = export::Parts;
 
     async fn export(&self, request: Request<mesh::ExportRequest>) -> Answered<Self::ExportStream> {
-        self.audit(Record::new(&who(&request), "export", "the store")).await?;
+        self.audit(Record::new(&who(&request), "export", "the store"))
+            .await?;
         Ok(Response::new(export::parts(self.export.clone())))
     }
 
@@ -173,9 +182,14 @@ impl Admin for AdminService {
     async fn ask(&self, request: Request<mesh::AskRequest>) -> Answered<Answers> {
         let who = who(&request);
         let message = request.into_inner();
-        let question = message.question.as_ref().and_then(|question| question.question.as_ref());
+        let question = message
+            .question
+            .as_ref()
+            .and_then(|question| question.question.as_ref());
         if let Some(mesh::question::Question::LogLevel(_)) = question {
-            return Err(Status::permission_denied("the log level is changed by Command, which takes an admin"));
+            return Err(Status::permission_denied(
+                "the log level is changed by Command, which takes an admin",
+            ));
         }
         // Logs tell of requests, and connections of who talks to whom: it is known who has looked.
         let target = format!("proxy {}/{}", message.namespace, message.workload);
@@ -190,7 +204,10 @@ impl Admin for AdminService {
     async fn command(&self, request: Request<mesh::AskRequest>) -> Answered<Answers> {
         let who = who(&request);
         let message = request.into_inner();
-        let question = message.question.as_ref().and_then(|question| question.question.as_ref());
+        let question = message
+            .question
+            .as_ref()
+            .and_then(|question| question.question.as_ref());
         let target = format!("proxy {}/{}", message.namespace, message.workload);
         self.audit(Record::new(&who, "proxy.command", target).detail(convert::asked(question)))
             .await?;
@@ -209,7 +226,8 @@ impl Admin for AdminService {
             .await
             .map_err(|error| error.status())?;
         let of_fleet = self.hub.evict(key.clone()).await?;
-        self.audit(Record::new(&who, "proxy.evict", key.to_string())).await?;
+        self.audit(Record::new(&who, "proxy.evict", key.to_string()))
+            .await?;
         Ok(Response::new(mesh::EvictResponse {
             found: of_fleet || of_authority,
         }))
@@ -221,7 +239,10 @@ impl Admin for AdminService {
         Ok(Response::new(resolved))
     }
 
-    async fn create_token(&self, request: Request<mesh::CreateTokenRequest>) -> Answered<mesh::CreateTokenResponse> {
+    async fn create_token(
+        &self,
+        request: Request<mesh::CreateTokenRequest>,
+    ) -> Answered<mesh::CreateTokenResponse> {
         let who = who(&request);
         let created = self.tokens.create(request.into_inner(), &who).await?;
         Ok(Response::new(created))
@@ -231,25 +252,37 @@ impl Admin for AdminService {
         Ok(Response::new(self.tokens.list().await?))
     }
 
-    async fn revoke_token(&self, request: Request<mesh::RevokeTokenRequest>) -> Answered<mesh::RevokeTokenResponse> {
+    async fn revoke_token(
+        &self,
+        request: Request<mesh::RevokeTokenRequest>,
+    ) -> Answered<mesh::RevokeTokenResponse> {
         let who = who(&request);
         let revoked = self.tokens.revoke(&request.into_inner().id, &who).await?;
         Ok(Response::new(revoked))
     }
 
-    async fn trust_status(&self, _: Request<mesh::TrustStatusRequest>) -> Answered<mesh::TrustStatusResponse> {
+    async fn trust_status(
+        &self,
+        _: Request<mesh::TrustStatusRequest>,
+    ) -> Answered<mesh::TrustStatusResponse> {
         let status = self.authority.status().await;
         let unavailable = |error: crate::ca::CaError| Status::unavailable(error.to_string());
         Ok(Response::new(status.map_err(unavailable)?))
     }
 
-    async fn rotate_root(&self, request: Request<mesh::RotateRootRequest>) -> Answered<mesh::TrustStatusResponse> {
+    async fn rotate_root(
+        &self,
+        request: Request<mesh::RotateRootRequest>,
+    ) -> Answered<mesh::TrustStatusResponse> {
         let who = who(&request);
         let rotated = self.authority.rotate(&request.into_inner(), &who).await;
         Ok(Response::new(rotated.map_err(|error| error.status())?))
     }
 
-    async fn retire_root(&self, request: Request<mesh::RetireRootRequest>) -> Answered<mesh::TrustStatusResponse> {
+    async fn retire_root(
+        &self,
+        request: Request<mesh::RetireRootRequest>,
+    ) -> Answered<mesh::TrustStatusResponse> {
         let who = who(&request);
         let id = crate::trust::RootId::from_slice(&request.into_inner().id)
             .ok_or_else(|| Status::invalid_argument("id: the SHA-256 of a root has 32 bytes"))?;
@@ -257,7 +290,10 @@ impl Admin for AdminService {
         Ok(Response::new(retired.map_err(|error| error.status())?))
     }
 
-    async fn renew_leaves(&self, request: Request<mesh::RenewLeavesRequest>) -> Answered<mesh::RenewLeavesResponse> {
+    async fn renew_leaves(
+        &self,
+        request: Request<mesh::RenewLeavesRequest>,
+    ) -> Answered<mesh::RenewLeavesResponse> {
         let who = who(&request);
         let within = std::time::Duration::from_millis(request.into_inner().within_ms);
         let renewed = self.authority.renew_leaves(within, &who).await;

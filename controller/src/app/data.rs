@@ -120,7 +120,10 @@ impl DataDir {
     }
 
     fn welcome(&self, reachable: &str) {
-        println!("A new mesh. Its certificate authority and all else is in {}.", self.0.display());
+        println!(
+            "A new mesh. Its certificate authority and all else is in {}.",
+            self.0.display()
+        );
         println!();
         println!("In another terminal:");
         println!("  export WEFT_CONFIG={}", self.admin().display());
@@ -147,7 +150,13 @@ pub(super) fn reachable(advertise: Option<&str>, address: SocketAddr) -> String 
     match advertise {
         None => local(address),
         Some(host) if host.parse::<Ipv6Addr>().is_ok() => format!("[{host}]:{}", address.port()),
-        Some(host) if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => host.to_owned(),
+        Some(host)
+            if host
+                .rsplit_once(':')
+                .is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
+        {
+            host.to_owned()
+        }
         Some(host) => format!("{host}:{}", address.port()),
     }
 }

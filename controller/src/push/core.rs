@@ -163,7 +163,10 @@ impl Core {
             proxy_message::Message::Report(report) => {
                 let key = connection.proxy.key.clone();
                 self.fleet.on_report(id, &key, &report, now);
-                if let Some(hint) = self.sink.on_certificate(&connection.proxy, &report.certificate_root) {
+                if let Some(hint) = self
+                    .sink
+                    .on_certificate(&connection.proxy, &report.certificate_root)
+                {
                     connection.out.send(Message::Renew(renew_message(hint)));
                 }
                 self.on_trust(id, report.trust_version, now);

@@ -29,10 +29,15 @@ pub(super) fn parts(export: Export) -> Parts {
     tokio::task::spawn_blocking(move || {
         let mut writer = io::BufWriter::with_capacity(PART, PartWriter(sender.clone()));
         if let Err(error) = export(&mut writer).and_then(|()| writer.flush()) {
-            let _ = sender.blocking_send(Err(Status::unavailable(format!("the export was cut short: {error}"))));
+            let _ = sender.blocking_send(Err(Status::unavailable(format!(
+                "the export was cut short: {error}"
+            ))));
         }
     });
-    stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
+    stream::unfold(receiver, |mut receiver| async move {
+        Some((receiver.recv().await?, receiver))
+    })
+    .boxed()
 }
 
 struct PartWriter(mpsc::Sender<Result<mesh::ExportPart, Status>>);
