@@ -11,12 +11,10 @@
 mod batch;
 pub mod record;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc};
 use weft_proto::{
     DocumentError, Source, TrustDomain,
@@ -31,6 +29,7 @@ use weft_proto::{
 use crate::{
     audit,
     fleet::{Registered, WriteError},
+    push::Registrar,
     store::{CommitError, Condition, Entry, Operation, Revision, SharedStore, StoreError, Transaction},
     world::{Change, Meaning, Versioned},
 };
@@ -95,7 +94,9 @@ pub enum CatalogError {
     #[error("{}", .0.first().map(ToString::to_string).unwrap_or_default())]
     Invalid(Vec<DocumentError>),
     /// A document is not in the generation that was expected.
-    #[error("{0} was changed by someone else: it is of generation {1}, not {2}; get it again, and apply your change to that")]
+    #[error(
+        "{0} was changed by someone else: it is of generation {1}, not {2}; get it again, and apply your change to that"
+    )]
     Conflict(DocumentKey, u64, u64),
     /// There is no such document.
     #[error("there is no {0}")]
@@ -214,8 +215,7 @@ impl Catalog {
             "spec": {"trustDomain": self.trust_domain.as_str()},
         });
         let first = Source::new("the first MeshConfig", config.to_string());
-        self.apply(&[first], &Request::by("controller"))
-            .await?;
+        self.apply(&[first], &Request::by("controller")).await?;
         Ok(())
     }
 
@@ -242,7 +242,9 @@ impl Catalog {
         let found = split(sources, &request.namespace).map_err(CatalogError::Invalid)?;
         let items = found.iter().map(batch::item).collect();
         let placed = |error: DocumentError| {
-            let found = found.iter().find(|found| found.document.key.to_string() == error.file);
+            let found = found
+                .iter()
+                .find(|found| found.document.key.to_string() == error.file);
             match found {
                 Some(found) => found.placed(error),
                 None => error,
@@ -296,7 +298,10 @@ impl Catalog {
         let undo = |state: &mut State| {
             // What there was is consistent: it was before.
             if let Err(errors) = state.set.apply(batch.undo(), Unserved::Report) {
-                tracing::error!(?errors, "a change could not be taken back: restart this controller");
+                tracing::error!(
+                    ?errors,
+                    "a change could not be taken back: restart this controller"
+                );
             }
         };
         if request.dry_run || batch.is_empty() {
@@ -382,7 +387,7 @@ impl Catalog {
     ///
     /// # Errors
     /// It may not be, with the reason; or it can't be now.
-    pub async fn register(&self, key: &DocumentKey, registered: Option<&Registered>) -> Result<(), WriteError> {
+    async fn write(&self, key: &DocumentKey, registered: Option<&Registered>) -> Result<(), WriteError> {
         let mut state = self.state.lock().await;
         if let Some(stored) = state.documents.get(key)
             && stored.origin == Origin::Document
@@ -415,7 +420,10 @@ impl Catalog {
             }
             Err(error) => {
                 if let Err(errors) = state.set.apply(batch.undo(), Unserved::Report) {
-                    tracing::error!(?errors, "a registration could not be taken back: restart this controller");
+                    tracing::error!(
+                        ?errors,
+                        "a registration could not be taken back: restart this controller"
+                    );
                 }
                 Err(WriteError::Unavailable(error.to_string()))
             }
@@ -449,7 +457,12 @@ impl Catalog {
         let documents = state
             .documents
             .iter()
-            .filter(|(key, _)| state.set.get(key).is_some_and(|parsed| wanted(key, &parsed.model)))
+            .filter(|(key, _)| {
+                state
+                    .set
+                    .get(key)
+                    .is_some_and(|parsed| wanted(key, &parsed.model))
+            })
             .map(|(key, stored)| (key.clone(), stored.clone()));
         (documents.collect(), state.revision.0)
     }
@@ -494,7 +507,10 @@ fn registration(key: &DocumentKey, registered: &Registered) -> Result<Item, Writ
         WriteError::Refused(errors.join("; "))
     })?;
     if parsed.key != *key {
-        return Err(WriteError::Refused(format!("{key} can't register {}", parsed.key)));
+        return Err(WriteError::Refused(format!(
+            "{key} can't register {}",
+            parsed.key
+        )));
     }
     Ok(Item::Put {
         parsed: Arc::new(parsed),
@@ -506,7 +522,7 @@ fn registration(key: &DocumentKey, registered: &Registered) -> Result<Item, Writ
 }
 
 /// A stored document, if the entry is one.
-fn read(entry: &Entry) -> Option<Result<(Stored, Parsed), Vec<DocumentError>>> {
+pub fn stored(entry: &Entry) -> Option<Stored> {
     let (json, origin) = if entry.key.starts_with(batch::PREFIX) {
         (entry.value.clone(), Origin::Document)
     } else if entry.key.starts_with(record::PREFIX) {
@@ -516,12 +532,38 @@ fn read(entry: &Entry) -> Option<Result<(Stored, Parsed), Vec<DocumentError>>> {
     } else {
         return None;
     };
-    let text = String::from_utf8_lossy(&json).into_owned();
-    let stored = Stored {
+    Some(Stored {
         json,
         generation: entry.generation,
         revision: entry.modified,
         origin,
-    };
-    Some(parse_document(&Source::new(format!("the store, {}", entry.key), text)).map(|parsed| (stored, parsed)))
+    })
+}
+
+/// Which document is at a path of the store, if one is.
+pub fn key_of(path: &str) -> Option<DocumentKey> {
+    batch::key_of(path).or_else(|| record::key_of(path))
+}
+
+fn read(entry: &Entry) -> Option<Result<(Stored, Parsed), Vec<DocumentError>>> {
+    let stored = stored(entry)?;
+    let text = String::from_utf8_lossy(&stored.json).into_owned();
+    let source = Source::new(format!("the store, {}", entry.key), text);
+    Some(parse_document(&source).map(|parsed| (stored, parsed)))
+}
+
+impl Registrar for Arc<Catalog> {
+    fn register(
+        &self,
+        key: DocumentKey,
+        registered: Registered,
+    ) -> BoxFuture<'static, Result<(), WriteError>> {
+        let catalog = self.clone();
+        Box::pin(async move { catalog.write(&key, Some(&registered)).await })
+    }
+
+    fn deregister(&self, key: DocumentKey) -> BoxFuture<'static, Result<(), WriteError>> {
+        let catalog = self.clone();
+        Box::pin(async move { catalog.write(&key, None).await })
+    }
 }

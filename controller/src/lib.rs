@@ -4,18 +4,26 @@
 //! - [`server`] is the port, [`auth`] tells who calls and what that role may do, [`limit`] how often, and [`api`] serves
 //!   the calls.
 //! - [`world`] is the configuration as it is now, [`plan`] what of it a proxy needs, [`push`] tells each, [`fleet`] keeps
-//!   what proxies register.
+//!   what proxies register, [`discover`] where names outside the mesh lead.
 
 pub mod api;
+pub mod app;
+pub mod attest;
 pub mod audit;
 pub mod auth;
-
+pub mod ca;
+pub mod catalog;
+pub mod cli;
+pub mod command;
 pub mod discover;
 pub mod fleet;
+pub mod hex;
+pub mod ledger;
 pub mod limit;
 pub mod pages;
 pub mod plan;
 pub mod push;
 pub mod server;
 pub mod store;
+pub mod trust;
 pub mod world;

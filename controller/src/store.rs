@@ -22,9 +22,14 @@ mod batch;
 pub(crate) mod conformance;
 mod contents;
 mod disk;
+mod export;
 mod failure;
 mod medium;
+#[cfg(test)]
+mod model;
 mod writer;
+
+pub use export::Exported;
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -248,8 +248,11 @@ fn check_distinct(changes: &[Change]) -> Result<(), Vec<DocumentError>> {
     let mut seen = HashSet::new();
     for change in changes.iter().filter(|change| !seen.insert(change.key())) {
         let message = format!("the {} is in the change already", change.key());
-        let source = put(change).map_or("", |document| &document.source);
-        errors.push(error_of(source, "metadata.name", message));
+        let file = put(change).map_or_else(
+            || change.key().to_string(),
+            |document| document.source.to_string(),
+        );
+        errors.push(error_of(&file, "metadata.name", message));
     }
     if errors.count() > 0 {
         return Err(errors.into_vec());

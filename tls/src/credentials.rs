@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use weft_proto::identity::{SpiffeId, TrustDomain};
 
 use crate::{
+    clock,
     provider::{self, provider},
     verify::{
         MAX_CHAIN, MAX_CHAIN_BYTES, OnRefusal, Refusal, Role, SpiffeVerifier, TrustBundle, TrustBundleError,
@@ -208,7 +209,7 @@ impl Credentials {
                 bundle: bundle.trust_domain().clone(),
             });
         }
-        let now = SystemTime::now();
+        let now = clock::now();
         // Not clamp(), which panics on a certificate whose validity is the wrong way round.
         let during = now.max(svid.not_before).min(svid.not_after);
         for role in [Role::Server, Role::Client] {

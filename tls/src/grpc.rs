@@ -28,11 +28,12 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use weft_proto::identity::SpiffeId;
 
 use crate::{
+    clock::unix_time,
     credentials::{Credentials, CredentialsError, Svid},
     provider,
     verify::{
         PeerIdentity, Refusal, Role, SIGNATURES, Shown, SpiffeVerifier, TrustBundle,
-        check_handshake_signature, tls_1_2, unix_time,
+        check_handshake_signature, tls_1_2,
     },
 };
 

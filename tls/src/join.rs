@@ -20,7 +20,7 @@ use crate::{
     provider,
     verify::{
         PeerIdentity, Refusal, Role, SIGNATURES, Shown, TrustBundle, TrustBundleError,
-        check_handshake_signature, tls_1_2,
+        check_handshake_signature, inspect_leaf, tls_1_2,
     },
 };
 
@@ -105,10 +105,21 @@ impl fmt::Debug for RootHash {
 /// # Errors
 /// The TLS library refused it, which cannot be with the provider of this crate.
 pub fn client_config(root: RootHash, expected: &SpiffeId) -> Result<ClientConfig, CredentialsError> {
-    let verifier = Arc::new(JoinVerifier {
-        root,
-        expected: expected.clone(),
-    });
+    joiner(root, Expected::Id(expected.clone()))
+}
+
+/// The same for a joiner that does not know its trust domain: the controller must prove to be the identity with
+/// this path in the trust domain of its own certificate. A root signs for one trust domain alone, so the hash of
+/// the root says which.
+///
+/// # Errors
+/// As [`client_config`].
+pub fn client_config_of_path(root: RootHash, path: &str) -> Result<ClientConfig, CredentialsError> {
+    joiner(root, Expected::Path(path.into()))
+}
+
+fn joiner(root: RootHash, expected: Expected) -> Result<ClientConfig, CredentialsError> {
+    let verifier = Arc::new(JoinVerifier { root, expected });
     let mut config = provider::client_config(verifier, None, ALPN_H2)?;
     config.enable_sni = true;
     Ok(config)
@@ -117,7 +128,15 @@ pub fn client_config(root: RootHash, expected: &SpiffeId) -> Result<ClientConfig
 #[derive(Debug)]
 struct JoinVerifier {
     root: RootHash,
-    expected: SpiffeId,
+    expected: Expected,
+}
+
+/// Who the controller must be.
+#[derive(Debug)]
+enum Expected {
+    Id(SpiffeId),
+    /// Whatever its trust domain.
+    Path(Box<str>),
 }
 
 impl JoinVerifier {
@@ -136,15 +155,25 @@ impl JoinVerifier {
             .root
             .find(shown.intermediates)
             .ok_or(Refusal::UnknownAuthority)?;
-        let bundle = TrustBundle::from_der(self.expected.trust_domain(), [root.clone().into_owned()])
-            .map_err(|error| match error {
-                TrustBundleError::NotRoot { refusal, .. } => refusal,
-                TrustBundleError::NotPem | TrustBundleError::Empty | TrustBundleError::TooMany => {
-                    Refusal::Malformed
-                }
-            })?;
+        let trust_domain = match &self.expected {
+            Expected::Id(id) => id.trust_domain().clone(),
+            Expected::Path(_) => inspect_leaf(leaf)?.id.trust_domain().clone(),
+        };
+        let bundle =
+            TrustBundle::from_der(&trust_domain, [root.clone().into_owned()]).map_err(
+                |error| match error {
+                    TrustBundleError::NotRoot { refusal, .. } => refusal,
+                    TrustBundleError::NotPem | TrustBundleError::Empty | TrustBundleError::TooMany => {
+                        Refusal::Malformed
+                    }
+                },
+            )?;
         let peer = shown.verify(&bundle, now, Role::Server, Duration::ZERO)?;
-        if peer.id == self.expected {
+        let is_expected = match &self.expected {
+            Expected::Id(id) => peer.id == *id,
+            Expected::Path(path) => peer.id.path() == &**path,
+        };
+        if is_expected {
             Ok(peer)
         } else {
             Err(Refusal::WrongIdentity)

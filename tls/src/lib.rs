@@ -7,6 +7,7 @@
 //! TLS 1.3 only, one cryptographic provider (aws-lc-rs), no resumption and no 0-RTT. The crate knows no QUIC and
 //! does no I/O: what it makes are configurations of rustls, for whoever carries the bytes.
 
+pub mod clock;
 pub mod credentials;
 pub mod grpc;
 pub mod join;

@@ -19,7 +19,7 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 
-use crate::{credentials::Svid, verify::SIGNATURES};
+use crate::{clock::WallClock, credentials::Svid, verify::SIGNATURES};
 
 /// AES-128-GCM first (the cheapest per packet), X25519MLKEM768 and then X25519 and no other key exchange.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -46,7 +46,7 @@ pub(crate) fn client_config(
     own: Option<&Svid>,
     alpn: &[u8],
 ) -> Result<ClientConfig, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(WallClock))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -72,7 +72,7 @@ pub(crate) fn server_config(
     own: Arc<dyn ResolvesServerCert>,
     alpn: &[u8],
 ) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(WallClock))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(own);

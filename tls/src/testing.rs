@@ -6,7 +6,7 @@
 
 #![expect(clippy::expect_used, reason = "the inputs are a test's own constants")]
 
-use std::time::SystemTime;
+use std::{cell::RefCell, time::SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{
@@ -41,10 +41,19 @@ impl Authority {
     /// The name is not that of a trust domain.
     #[must_use]
     pub fn new(trust_domain: &str) -> Self {
-        let mut params = params(&format!("{trust_domain} test root"));
+        Self::with_root(trust_domain, &format!("{trust_domain} test root"))
+    }
+
+    /// Another authority of a trust domain, by the name of its root.
+    ///
+    /// # Panics
+    /// The name is not that of a trust domain.
+    #[must_use]
+    pub fn with_root(trust_domain: &str, root: &str) -> Self {
+        let mut params = params(root);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let issuer = CertifiedIssuer::self_signed(params, key(&format!("root {trust_domain}")))
+        let issuer = CertifiedIssuer::self_signed(params, key(&format!("root {root}")))
             .expect("a root with fixed parameters");
         Self {
             trust_domain: trust_domain.parse().expect("a trust domain name"),
@@ -87,11 +96,39 @@ impl Authority {
         service_account: &str,
         not_after: SystemTime,
     ) -> Credentials {
+        let svid = self.svid_with(namespace, service_account, |params| {
+            params.not_after = not_after.into();
+        });
+        Credentials::new(svid, self.bundle()).expect("they fit together")
+    }
+
+    /// The SVID of a service account that is valid between two times, to the second.
+    ///
+    /// # Panics
+    /// The names cannot be in a SPIFFE ID.
+    #[must_use]
+    pub fn svid_between(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        (not_before, not_after): (SystemTime, SystemTime),
+    ) -> Svid {
+        self.svid_with(namespace, service_account, |params| {
+            params.not_before = not_before.into();
+            params.not_after = not_after.into();
+        })
+    }
+
+    fn svid_with(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Svid {
         let id = self.id(namespace, service_account);
         let key = key(&format!("leaf {id}"));
-        let chain = self.chain_pem(&id, &key, |params| params.not_after = not_after.into());
-        let svid = Svid::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes());
-        Credentials::new(svid.expect("an SVID of our own making"), self.bundle()).expect("they fit together")
+        let chain = self.chain_pem(&id, &key, change);
+        Svid::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).expect("an SVID of our own making")
     }
 
     /// A leaf for a key that the caller has.
@@ -146,6 +183,32 @@ impl Authority {
     #[must_use]
     pub fn credentials(&self, namespace: &str, service_account: &str) -> Credentials {
         Credentials::new(self.svid(namespace, service_account), self.bundle()).expect("they fit together")
+    }
+}
+
+thread_local! {
+    static NOW: RefCell<Option<Box<dyn Fn() -> SystemTime>>> = const { RefCell::new(None) };
+}
+
+/// The wall clock of this thread (see [`crate::clock`]), until it is dropped: certificates end when a test says so.
+#[must_use]
+pub struct Clock(());
+
+impl Clock {
+    /// Sets it.
+    pub fn set(now: impl Fn() -> SystemTime + 'static) -> Self {
+        NOW.replace(Some(Box::new(now)));
+        Self(())
+    }
+
+    pub(crate) fn now() -> Option<SystemTime> {
+        NOW.with_borrow(|now| now.as_ref().map(|now| now()))
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        NOW.take();
     }
 }
 

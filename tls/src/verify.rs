@@ -30,10 +30,7 @@ pub use self::{
     refusal::{Refusal, io_refusal, refusal},
     svid::{PeerIdentity, peer_identity},
 };
-pub(crate) use self::{
-    path::{Shown, unix_time},
-    svid::inspect_leaf,
-};
+pub(crate) use self::{path::Shown, svid::inspect_leaf};
 
 /// A leaf, four intermediates and one to spare. A private mesh has none or one intermediate.
 pub(crate) const MAX_CHAIN: usize = 6;

@@ -7,6 +7,7 @@
 mod ended;
 mod events;
 mod info;
+mod leave;
 mod moves;
 
 use std::{
@@ -21,6 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use quinn_proto::{ConnectionEvent, ConnectionHandle, Dir, StreamId, VarInt};
+use tokio::sync::Notify;
 
 use crate::{
     amplification,
@@ -34,7 +36,8 @@ use crate::{
     sockets::SocketId,
     stats::{Move, TransportStats},
     streams::Streams,
-    verify::PeerIdentity,
+    term::{Leaf, Term},
+    verify::{PeerIdentity, TrustBundle},
     way::Way,
     window::SendWindow,
 };
@@ -69,6 +72,17 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
 }
 
+/// What one connection begins with.
+pub(crate) struct Beginning {
+    /// Present on the listening side.
+    pub(crate) handshake: Option<Handshake>,
+    pub(crate) way: Way,
+    /// The leaf that we show.
+    pub(crate) own: Leaf,
+    /// What its chances are drawn from.
+    pub(crate) luck: u64,
+}
+
 pub(crate) struct Inner {
     pub(crate) proto: quinn_proto::Connection,
     pub(crate) phase: Phase,
@@ -82,8 +96,20 @@ pub(crate) struct Inner {
     handshake: Option<Handshake>,
     /// Who waits for the phase to change.
     watchers: Vec<Waker>,
-    /// When a certificate of the connection expires.
-    expiry: Option<Instant>,
+    /// What we showed the peer.
+    own: Leaf,
+    /// What its chances are drawn from.
+    luck: u64,
+    /// When it ends by its certificates, once they are known.
+    term: Option<Term>,
+    /// The workload has another leaf by now.
+    renewed: bool,
+    /// Replaces the roots that the handshake was begun with; asked when it is done.
+    trust: Option<Arc<TrustBundle>>,
+    /// It was told to take no more requests, before it ended.
+    went_away: bool,
+    /// Who wants to know that it takes no more requests.
+    keeper: Option<Rc<Notify>>,
     /// Listening side: which requests are taken, and what GOAWAY says of it.
     goaway: GoAwaySender,
     /// Listening side: when the exact GOAWAY is due.
@@ -131,13 +157,21 @@ const IN_USE: Duration = Duration::from_millis(10);
 impl Connection {
     pub(crate) fn new(
         handle: ConnectionHandle,
-        side: Side,
         proto: quinn_proto::Connection,
         shared: Shared,
-        handshake: Option<Handshake>,
-        way: Way,
+        beginning: Beginning,
         now: Instant,
     ) -> Rc<Self> {
+        let Beginning {
+            handshake,
+            way,
+            own,
+            luck,
+        } = beginning;
+        let side = match handshake {
+            Some(_) => Side::Listen,
+            None => Side::Dial,
+        };
         let Shared {
             mailbox,
             stats,
@@ -154,7 +188,13 @@ impl Connection {
             window: SendWindow::new(mailbox.windows(), config.send_window.into()),
             handshake,
             watchers: Vec::new(),
-            expiry: None,
+            own,
+            luck,
+            term: None,
+            renewed: false,
+            trust: None,
+            went_away: false,
+            keeper: None,
             goaway: GoAwaySender::default(),
             exact_goaway: None,
             accepted: VecDeque::new(),
@@ -217,11 +257,7 @@ impl Connection {
             inner.proto.handle_timeout(now);
             due = true;
         }
-        if inner.expiry.is_some_and(|at| at <= now) {
-            inner.expiry = None;
-            inner.close(now, Code::H3_NO_ERROR, Lost::CertificateExpired);
-            due = true;
-        }
+        due |= self.on_term(inner, now);
         if inner.linger.is_some_and(|at| at <= now) {
             inner.linger = None;
             inner.close(now, Code::H3_NO_ERROR, Lost::Local);
@@ -247,7 +283,7 @@ impl Connection {
         let inner = &mut *self.inner.borrow_mut();
         let next = [
             inner.proto.poll_timeout(),
-            inner.expiry,
+            inner.next_term(),
             inner.exact_goaway,
             inner.linger,
             inner.streams.next_scan(),
@@ -411,6 +447,21 @@ impl Connection {
         matches!(self.inner.borrow().phase, Phase::Open)
     }
 
+    /// Does it finish what is under way, and take no more?
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.inner.borrow().phase, Phase::Draining)
+    }
+
+    /// Has it carried a request?
+    pub(crate) fn is_used(&self) -> bool {
+        self.inner.borrow().streams.total() > 0
+    }
+
+    /// Was it told to take no more requests, by its peer or by its own certificates, rather than lost?
+    pub(crate) fn went_away(&self) -> bool {
+        self.inner.borrow().went_away
+    }
+
     /// Do unread streams hold so much of its window that new requests should go elsewhere?
     pub(crate) fn is_crowded(&self) -> bool {
         self.inner.borrow().streams.is_crowded()
@@ -454,24 +505,6 @@ impl Connection {
             _ => Ended::Lost(Lost::Local),
         });
     }
-
-    /// Takes no new requests, says so (RFC 9114 section 5.2), and ends when those under way are done.
-    pub(crate) fn go_away(self: &Rc<Self>, now: Instant) {
-        let inner = &mut *self.inner.borrow_mut();
-        match inner.phase {
-            Phase::Open => {
-                if let (Side::Listen, Some(id)) = (self.side, inner.goaway.announce()) {
-                    inner.control.send_goaway(&mut inner.proto, id);
-                    let wait = LATE_REQUESTS.max(inner.proto.rtt() * 3);
-                    inner.exact_goaway = Some(now + wait);
-                }
-                inner.set_phase(Phase::Draining);
-            }
-            Phase::Handshaking | Phase::Confirming => inner.close(now, Code::H3_NO_ERROR, Lost::Local),
-            Phase::Draining | Phase::Closed(_) => {}
-        }
-        self.mark_dirty();
-    }
 }
 
 impl Drop for Connection {
@@ -485,10 +518,14 @@ impl Drop for Connection {
 impl Inner {
     fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
+        self.went_away |= matches!(self.phase, Phase::Draining);
         if !matches!(self.phase, Phase::Handshaking) {
             self.handshake = None;
         }
         self.wake_watchers();
+        if let Some(keeper) = &self.keeper {
+            keeper.notify_one();
+        }
         // Who waits for a stream must learn that there will be none here.
         if !matches!(self.phase, Phase::Open) {
             self.streams.on_available();

@@ -8,6 +8,7 @@ mod mailbox;
 mod moves;
 mod receive;
 mod transmit;
+mod trust;
 
 use std::{
     cell::RefCell,
@@ -26,24 +27,27 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint};
 use quinn_udp::RecvMeta;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustc_hash::FxHashMap;
 use tokio::{task::JoinHandle, time::Sleep};
 
 use crate::{
     config::{Config, Side, cubic},
     congestion::Progress,
-    connection::{Connection, Shared},
+    connection::{Beginning, Connection, Shared},
     error::{DialFailure, Lost},
     h3::Code,
     listener::{Acceptor, Admission, Handshake},
     socket::{DatagramSocket, ETHERNET_PAYLOAD, canonical, reachable},
     sockets::{Rebind, SocketId, Sockets},
     stats::TransportStats,
+    term::Leaf,
     way::Way,
 };
 
 pub(crate) use self::mailbox::{Command, Mailbox};
 use self::receive::{RECEIVE_BUFFER, ReceiveBuffers};
+use self::trust::Unjudged;
 
 /// Receive calls of one turn; then connections and tasks have theirs.
 const RECEIVES_PER_TURN: usize = 4;
@@ -76,6 +80,9 @@ pub(crate) struct Driver {
     ready: Vec<Rc<Connection>>,
     /// A connection no longer uses a socket that it left.
     socket_left: bool,
+    rng: StdRng,
+    /// The roots have changed.
+    unjudged: Option<Unjudged>,
 }
 
 /// Runs a driver on a local task of the current thread. A panic in it ends the process: its connections would hang,
@@ -98,9 +105,10 @@ impl Driver {
         rebind: Option<Rebind>,
         endpoint: Endpoint,
         acceptor: Option<Acceptor>,
-        config: Arc<Config>,
-        stats: Arc<TransportStats>,
+        shared: (Arc<Config>, Arc<TransportStats>),
+        seed: [u8; 32],
     ) -> (Self, Rc<Mailbox>) {
+        let (config, stats) = shared;
         let mailbox = Mailbox::new(socket.local_addr());
         let driver = Self {
             sockets: Sockets::new(socket, rebind),
@@ -119,6 +127,8 @@ impl Driver {
             send_due: false,
             ready: Vec::new(),
             socket_left: false,
+            rng: StdRng::from_seed(seed),
+            unjudged: None,
         };
         (driver, mailbox)
     }
@@ -165,6 +175,7 @@ impl Driver {
         }
         let more = self.receive(cx, now);
         self.accept_pending(now);
+        self.judge_some(now);
         self.run_timers(cx, now);
         more
     }
@@ -174,17 +185,14 @@ impl Driver {
             Command::Dial {
                 remote,
                 crypto,
+                own,
                 reply,
             } => {
-                let _ = reply.send(self.dial(remote, crypto, now));
+                let _ = reply.send(self.dial(remote, crypto, own, now));
             }
             Command::Reroute => self.reroute(now),
-            Command::Serve(crypto) => {
-                if let Some(acceptor) = &mut self.acceptor {
-                    self.endpoint.set_server_config(Some(acceptor.serve(crypto)));
-                }
-                self.go_away(now);
-            }
+            Command::Serve(crypto, credentials) => self.serve(crypto, credentials, now),
+            Command::Trust(bundle) => self.trust(bundle),
             Command::Drain => {
                 let pending = self.acceptor.as_mut().map(Acceptor::drain).unwrap_or_default();
                 for incoming in pending {
@@ -213,6 +221,7 @@ impl Driver {
         &mut self,
         remote: SocketAddr,
         crypto: Arc<dyn quinn_proto::crypto::ClientConfig>,
+        own: Leaf,
         now: Instant,
     ) -> Result<Rc<Connection>, DialFailure> {
         let remote = canonical(remote);
@@ -235,24 +244,28 @@ impl Driver {
                 DialFailure::Local
             })?;
         let way = Way::new(id, route, progress);
-        Ok(self.adopt(Side::Dial, handle, proto, None, way, now))
+        Ok(self.adopt(handle, proto, (None, way, own), now))
     }
 
     fn adopt(
         &mut self,
-        side: Side,
         handle: ConnectionHandle,
         proto: quinn_proto::Connection,
-        handshake: Option<Handshake>,
-        way: Way,
+        (handshake, way, own): (Option<Handshake>, Way, Leaf),
         now: Instant,
     ) -> Rc<Connection> {
+        let beginning = Beginning {
+            handshake,
+            way,
+            own,
+            luck: self.rng.random(),
+        };
         let shared = Shared {
             mailbox: self.mailbox.clone(),
             stats: self.stats.clone(),
             config: self.config.clone(),
         };
-        let connection = Connection::new(handle, side, proto, shared, handshake, way, now);
+        let connection = Connection::new(handle, proto, shared, beginning, now);
         self.connections.insert(handle, connection.clone());
         connection.mark_dirty();
         connection
@@ -362,7 +375,8 @@ impl Driver {
             match acceptor.accept(&mut self.endpoint, incoming, payload, now, &mut self.answer) {
                 Ok((handle, proto, handshake)) => {
                     let way = Way::new(id, route, Progress::default());
-                    self.adopt(Side::Listen, handle, proto, Some(handshake), way, now);
+                    let own = acceptor.leaf();
+                    self.adopt(handle, proto, (Some(handshake), way, own), now);
                 }
                 Err(Some(transmit)) => self.send_answer(&transmit),
                 Err(None) => {}

@@ -32,6 +32,7 @@ mod stats;
 mod steer;
 mod stream;
 mod streams;
+mod term;
 mod tunnel;
 mod way;
 mod window;

@@ -27,6 +27,7 @@ use crate::{
     state::EndpointState,
     stats::{HandshakeFailure, TransportStats},
     stream::RequestStream,
+    term::Leaf,
     verify::OnRefusal,
 };
 
@@ -124,6 +125,7 @@ impl Listener {
             config,
             credentials,
             stats,
+            rand::random(),
             on_request,
         )?)
     }
@@ -134,14 +136,23 @@ impl Listener {
         config: Arc<Config>,
         credentials: &Credentials,
         stats: Arc<TransportStats>,
+        seed: [u8; 32],
         on_request: impl Fn(Incoming) + 'static,
     ) -> Result<Self, CredentialsError> {
         let crypto = quic_server(credentials, count_refusals(&stats))?;
-        let acceptor = Acceptor::new(config.clone(), crypto, stats.clone(), Rc::new(on_request));
+        let own = (crypto, credentials.clone());
+        let acceptor = Acceptor::new(config.clone(), own, stats.clone(), Rc::new(on_request));
         let server = acceptor.fallback();
         let mtu_discovery = !socket.may_fragment();
         let endpoint = Endpoint::new(Arc::new(endpoint), Some(server), mtu_discovery, None);
-        let (driver, mailbox) = Driver::new(socket, None, endpoint, Some(acceptor), config, stats.clone());
+        let (driver, mailbox) = Driver::new(
+            socket,
+            None,
+            endpoint,
+            Some(acceptor),
+            (config, stats.clone()),
+            seed,
+        );
         let done = driver::spawn(driver);
         Ok(Self {
             mailbox,
@@ -156,13 +167,16 @@ impl Listener {
         self.mailbox.local_addr()
     }
 
-    /// Serves new connections with other credentials, and asks the peers of the present ones to dial anew.
+    /// Serves new connections with other credentials. If the leaf is another, the peers of the present connections
+    /// are asked to dial anew, spread over a part of what the old leaf has left, half a minute at the most. If a root
+    /// is missing that was there, peers whose chain now fails are told to go at once, and have a few seconds to
+    /// finish what is under way.
     ///
     /// # Errors
     /// TLS refuses the credentials; the old ones stay.
     pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
         let crypto = quic_server(credentials, count_refusals(&self.stats))?;
-        self.mailbox.command(Command::Serve(crypto));
+        self.mailbox.command(Command::Serve(crypto, credentials.clone()));
         Ok(())
     }
 
@@ -231,6 +245,8 @@ fn count_refusals(stats: &Arc<TransportStats>) -> OnRefusal {
 pub(crate) struct Acceptor {
     config: Arc<Config>,
     crypto: Arc<QuicServerConfig>,
+    /// What `crypto` was made of.
+    credentials: Credentials,
     /// Settings by the MTU of the link to the peer.
     by_mtu: FxHashMap<u16, Arc<ServerConfig>>,
     pending: VecDeque<quinn_proto::Incoming>,
@@ -265,13 +281,14 @@ pub(crate) struct Handshake {
 impl Acceptor {
     fn new(
         config: Arc<Config>,
-        crypto: Arc<QuicServerConfig>,
+        (crypto, credentials): (Arc<QuicServerConfig>, Credentials),
         stats: Arc<TransportStats>,
         on_request: Rc<dyn Fn(Incoming)>,
     ) -> Self {
         Self {
             config,
             crypto,
+            credentials,
             by_mtu: FxHashMap::default(),
             pending: VecDeque::new(),
             handshakes: Rc::new(()),
@@ -289,11 +306,21 @@ impl Acceptor {
         std::mem::take(&mut self.pending)
     }
 
-    /// New credentials.
-    pub(crate) fn serve(&mut self, crypto: Arc<QuicServerConfig>) -> Arc<ServerConfig> {
+    /// New credentials. Returns the old ones as well.
+    pub(crate) fn serve(
+        &mut self,
+        crypto: Arc<QuicServerConfig>,
+        credentials: Credentials,
+    ) -> (Arc<ServerConfig>, Credentials) {
         self.crypto = crypto;
         self.by_mtu.clear();
-        self.fallback()
+        let old = std::mem::replace(&mut self.credentials, credentials);
+        (self.fallback(), old)
+    }
+
+    /// The leaf that peers are shown.
+    pub(crate) fn leaf(&self) -> Leaf {
+        self.credentials.svid().into()
     }
 
     /// Decides about a peer's first packet, and keeps it if it is to be taken on; else gives it back.

@@ -97,6 +97,14 @@ impl Dial {
         };
     }
 
+    /// A dial failed for which nobody waited: a request that comes now may try at once.
+    pub(crate) fn on_failed_ahead(&mut self, failure: DialFailure, now: Instant, rng: &mut impl Rng) {
+        match *self {
+            Self::UnderWay { failures: 0 } => *self = Self::Idle,
+            Self::Idle | Self::UnderWay { .. } | Self::Paused { .. } => self.on_failed(failure, now, rng),
+        }
+    }
+
     fn start(&mut self, failures: u32) -> Advice {
         *self = Self::UnderWay { failures };
         Advice::Dial

@@ -1,32 +1,34 @@
 //! The dialling side: streams to peers, over connections that are shared by all requests of this worker.
 
+mod dialling;
+mod keeper;
+mod peer;
+
 use std::{
     cell::RefCell,
     future::poll_fn,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    rc::{Rc, Weak},
+    rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
+    task::{Context, Poll},
 };
 
 use quinn_proto::Endpoint;
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustc_hash::FxHashMap;
 use tokio::{
-    sync::oneshot,
+    sync::Notify,
     task::{AbortHandle, JoinHandle},
 };
 
 use crate::{
     config::Config,
     connection::{Connection, ConnectionInfo},
-    credentials::{Credentials, quic_client},
+    credentials::Credentials,
     driver::{self, Command, Driver, Mailbox},
-    error::{DialFailure, Error, ErrorKind, Lost},
-    h3::Code,
+    error::{DialFailure, Error, ErrorKind},
     listener::StartError,
-    peer::{Advice, Dial, PeerKey},
+    peer::{Advice, PeerKey},
     socket::{DatagramSocket, KernelSocket, SocketOptions},
     sockets::Rebind,
     state::EndpointState,
@@ -34,8 +36,10 @@ use crate::{
     stream::RequestStream,
 };
 
-/// How often connections without streams are looked at.
-const SWEEP: Duration = Duration::from_secs(10);
+use self::{
+    dialling::dial,
+    peer::{Held, Peer, same_leaf},
+};
 
 /// How to dial.
 #[derive(Clone, Debug, Default)]
@@ -61,20 +65,10 @@ struct Inner {
     peers: RefCell<FxHashMap<PeerKey, Peer>>,
     rng: RefCell<StdRng>,
     driver: JoinHandle<()>,
-    sweeper: RefCell<Option<AbortHandle>>,
+    keeper: RefCell<Option<AbortHandle>>,
+    /// Wakes the keeper.
+    news: Rc<Notify>,
 }
-
-struct Peer {
-    dial: Dial,
-    /// Normally one.
-    connections: Vec<Rc<Connection>>,
-    /// Made with credentials that were replaced; they serve until there is a new one.
-    superseded: Vec<Rc<Connection>>,
-    waiting: Vec<Waker>,
-    dialling: Option<AbortHandle>,
-}
-
-type Dialled = Result<Rc<Connection>, DialFailure>;
 
 /// Where a request finds its stream.
 enum Choice {
@@ -134,8 +128,8 @@ impl Pool {
             Some(rebind),
             endpoint,
             None,
-            config.clone(),
-            stats.clone(),
+            (config.clone(), stats.clone()),
+            StdRng::from_seed(seed).random(),
         );
         let inner = Rc::new(Inner {
             mailbox,
@@ -145,10 +139,11 @@ impl Pool {
             peers: RefCell::default(),
             rng: RefCell::new(StdRng::from_seed(seed)),
             driver: driver::spawn(driver),
-            sweeper: RefCell::default(),
+            keeper: RefCell::default(),
+            news: Rc::default(),
         });
-        let sweeper = tokio::task::spawn_local(sweep(Rc::downgrade(&inner)));
-        inner.sweeper.replace(Some(sweeper.abort_handle()));
+        let keeper = tokio::task::spawn_local(keeper::keep(Rc::downgrade(&inner), inner.news.clone()));
+        inner.keeper.replace(Some(keeper.abort_handle()));
         Self { inner }
     }
 
@@ -162,12 +157,24 @@ impl Pool {
         poll_fn(|cx| self.poll_stream(peer, &mut waited, cx)).await
     }
 
-    /// Dials with other credentials from now on. Each connection there is serves until the next request has led
-    /// to a new one in its place, and then finishes what is under way.
+    /// Dials with other credentials from now on. If the leaf is another, each connection in use is replaced, spread
+    /// over a part of what the old leaf has left, half a minute at the most; it serves until then, and finishes what
+    /// is under way. If a root is missing that was there, connections to peers whose chain now fails take no more
+    /// requests, and have a few seconds to finish what is under way.
     pub fn set_credentials(&self, credentials: Arc<Credentials>) {
-        self.inner.credentials.replace(credentials);
-        for peer in self.inner.peers.borrow_mut().values_mut() {
-            peer.superseded.append(&mut peer.connections);
+        let now = tokio::time::Instant::now().into_std();
+        let old = self.inner.credentials.replace(credentials.clone());
+        if !credentials.bundle().includes(old.bundle()) {
+            self.inner
+                .mailbox
+                .command(Command::Trust(credentials.shared_bundle()));
+        }
+        if !same_leaf(&credentials, &old) {
+            let rng = &mut *self.inner.rng.borrow_mut();
+            for peer in self.inner.peers.borrow_mut().values_mut() {
+                peer.on_renewed(now, rng);
+            }
+            self.inner.news.notify_one();
         }
     }
 
@@ -182,7 +189,7 @@ impl Pool {
         let now = tokio::time::Instant::now().into_std();
         let peers = self.inner.peers.borrow();
         let of_peer = |(key, peer): (&PeerKey, &Peer)| {
-            peer.all()
+            peer.connections()
                 .map(|connection| (key.clone(), connection.info(now)))
                 .collect::<Vec<_>>()
         };
@@ -197,6 +204,10 @@ impl Pool {
     /// Ends all connections when the requests on them are done.
     pub async fn drain(&self) {
         let now = tokio::time::Instant::now().into_std();
+        // What goes away now is not replaced.
+        if let Some(keeper) = self.inner.keeper.take() {
+            keeper.abort();
+        }
         let connections = self.inner.mailbox.connections().await;
         for connection in &connections {
             connection.go_away(now);
@@ -219,7 +230,7 @@ impl Pool {
             let connection = match choice {
                 Choice::Use(connection) => connection,
                 Choice::Replace(connection) => {
-                    self.dial(key);
+                    dial(&self.inner, key);
                     connection
                 }
                 Choice::Fail(error) => return Poll::Ready(Err(error)),
@@ -229,7 +240,7 @@ impl Pool {
                 }
                 Choice::Dial => {
                     *waited = true;
-                    self.dial(key);
+                    dial(&self.inner, key);
                     continue;
                 }
             };
@@ -238,7 +249,11 @@ impl Pool {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(id)) => return Poll::Ready(Ok(RequestStream::new(connection, id))),
                 // It ended between two looks at it; there may be another.
-                Poll::Ready(Err(_)) => self.forget(key, &connection),
+                Poll::Ready(Err(_)) => {
+                    if let Some(peer) = self.inner.peers.borrow_mut().get_mut(key) {
+                        peer.forget(&connection);
+                    }
+                }
             }
         }
     }
@@ -252,32 +267,29 @@ impl Pool {
         let Some(peer) = peers.get_mut(key) else {
             return Choice::Fail(DialFailure::Local.into());
         };
-        peer.connections.retain(|connection| connection.is_open());
-        peer.superseded.retain(|connection| connection.is_open());
-        let answers = |connection: &&Rc<Connection>| !connection.is_unresponsive(now);
-        if let Some(connection) = peer
-            .connections
-            .iter()
-            .filter(answers)
-            .find(|connection| !connection.is_crowded())
-        {
-            return Choice::Use(connection.clone());
+        peer.settle();
+        let answers = |held: &&Held| !held.connection.is_unresponsive(now);
+        let fresh = || peer.held.iter().filter(|held| !held.is_due(now));
+        if let Some(held) = fresh().filter(answers).find(|held| !held.connection.is_crowded()) {
+            return Choice::Use(held.connection.clone());
         }
-        let crowded = peer.connections.iter().rfind(answers).cloned();
+        let crowded = fresh().rfind(answers).map(|held| held.connection.clone());
+        let count = fresh().count();
         if let Some(connection) = &crowded
-            && peer.connections.len() >= self.inner.config.max_connections_per_peer
+            && count >= self.inner.config.max_connections_per_peer
         {
             return Choice::Use(connection.clone());
         }
-        let superseded = peer.superseded.iter().find(answers).cloned();
-        match (peer.dial.on_demand(now), superseded.or(crowded)) {
-            (Advice::Dial, Some(connection)) if peer.connections.is_empty() => Choice::Replace(connection),
-            (Advice::Wait, Some(connection)) if peer.connections.is_empty() => Choice::Use(connection),
+        let due = peer.held.iter().filter(|held| held.is_due(now)).find(answers);
+        let due = due.map(|held| held.connection.clone());
+        match (peer.dial.on_demand(now), due.or(crowded)) {
+            (Advice::Dial, Some(connection)) if count == 0 => Choice::Replace(connection),
+            (Advice::Wait, Some(connection)) if count == 0 => Choice::Use(connection),
             (Advice::Dial, _) => Choice::Dial,
             (Advice::Wait, _) => {
                 peer.waiting.push(cx.waker().clone());
                 // An old connection that answers again will do as well.
-                for connection in peer.all() {
+                for connection in peer.connections() {
                     connection.wait_responsive(cx);
                 }
                 Choice::Wait
@@ -290,168 +302,18 @@ impl Pool {
             }
         }
     }
-
-    /// Dials on a task of its own: a request that gives up must not end the dial that others wait for.
-    fn dial(&self, key: &PeerKey) {
-        let task = tokio::task::spawn_local(dial_task(Rc::downgrade(&self.inner), key.clone()));
-        if let Some(peer) = self.inner.peers.borrow_mut().get_mut(key) {
-            peer.dialling = Some(task.abort_handle());
-        }
-    }
-
-    fn forget(&self, key: &PeerKey, connection: &Rc<Connection>) {
-        if let Some(peer) = self.inner.peers.borrow_mut().get_mut(key) {
-            peer.connections.retain(|other| !Rc::ptr_eq(other, connection));
-            peer.superseded.retain(|other| !Rc::ptr_eq(other, connection));
-        }
-    }
-}
-
-impl Inner {
-    fn start_dial(
-        &self,
-        key: &PeerKey,
-        credentials: &Credentials,
-    ) -> Result<(oneshot::Receiver<Dialled>, Refused), DialFailure> {
-        let tls = quic_client(credentials, &key.identity).map_err(|error| {
-            tracing::warn!(peer = ?key, %error, "can't dial with the credentials of this workload");
-            DialFailure::Local
-        })?;
-        let (reply, connection) = oneshot::channel();
-        self.mailbox.command(Command::Dial {
-            remote: key.address,
-            crypto: tls.config,
-            reply,
-        });
-        Ok((connection, tls.refusal))
-    }
-
-    fn on_dialled(&self, key: &PeerKey, credentials: &Arc<Credentials>, result: Dialled) {
-        let now = tokio::time::Instant::now().into_std();
-        let mut peers = self.peers.borrow_mut();
-        let Some(peer) = peers.get_mut(key) else { return };
-        peer.dialling = None;
-        match result {
-            Ok(connection) => {
-                peer.dial.on_confirmed();
-                if Arc::ptr_eq(credentials, &self.credentials.borrow()) {
-                    peer.connections.push(connection);
-                    for superseded in peer.superseded.drain(..) {
-                        superseded.go_away(now);
-                    }
-                } else {
-                    peer.superseded.push(connection);
-                }
-            }
-            Err(failure) => {
-                self.stats.handshake_failed(failure.into());
-                tracing::warn!(peer = ?key, reason = failure.reason(), error = %failure, "dial failed");
-                peer.dial.on_failed(failure, now, &mut *self.rng.borrow_mut());
-            }
-        }
-        for waker in peer.waiting.drain(..) {
-            waker.wake();
-        }
-    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.driver.abort();
-        if let Some(sweeper) = self.sweeper.get_mut() {
-            sweeper.abort();
+        if let Some(keeper) = self.keeper.get_mut() {
+            keeper.abort();
         }
         for peer in self.peers.get_mut().values_mut() {
             if let Some(dialling) = &peer.dialling {
                 dialling.abort();
             }
         }
-    }
-}
-
-impl Peer {
-    fn new() -> Self {
-        Self {
-            dial: Dial::Idle,
-            connections: Vec::new(),
-            superseded: Vec::new(),
-            waiting: Vec::new(),
-            dialling: None,
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Rc<Connection>> {
-        self.connections.iter().chain(&self.superseded)
-    }
-}
-
-async fn dial_task(pool: Weak<Inner>, key: PeerKey) {
-    loop {
-        let Some((started, credentials, limit)) = pool.upgrade().map(|inner| {
-            let credentials = inner.credentials.borrow().clone();
-            let started = inner.start_dial(&key, &credentials);
-            (started, credentials, inner.config.dial_timeout)
-        }) else {
-            return;
-        };
-        let result = match started {
-            Ok((connection, refused)) => establish(connection, &refused, limit).await,
-            Err(failure) => Err(failure),
-        };
-        if matches!(result, Err(DialFailure::Moved)) {
-            // The peer is not to blame: from the new address at once.
-            continue;
-        }
-        if let Some(inner) = pool.upgrade() {
-            inner.on_dialled(&key, &credentials, result);
-        }
-        return;
-    }
-}
-
-type Refused = Arc<std::sync::OnceLock<crate::verify::Refusal>>;
-
-/// Waits until the peer has confirmed the handshake: not before has it accepted our certificate.
-async fn establish(connection: oneshot::Receiver<Dialled>, refused: &Refused, limit: Duration) -> Dialled {
-    let connection = connection.await.map_err(|_| DialFailure::Local)??;
-    let established = poll_fn(|cx| connection.poll_established(cx));
-    match tokio::time::timeout(limit, established).await {
-        Ok(Ok(())) => Ok(connection),
-        Ok(Err(failure)) => Err(refused
-            .get()
-            .map_or(failure, |refusal| DialFailure::PeerRefused(*refusal))),
-        Err(_) => {
-            connection.abandon(tokio::time::Instant::now().into_std(), DialFailure::Timeout);
-            Err(DialFailure::Timeout)
-        }
-    }
-}
-
-/// Closes connections that nobody has used for long, and forgets peers that have none.
-async fn sweep(pool: Weak<Inner>) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        let Some(inner) = pool.upgrade() else { return };
-        let now = tokio::time::Instant::now().into_std();
-        let keep = |connection: &Rc<Connection>| {
-            let idle = connection
-                .idle_for(now)
-                .is_some_and(|idle| idle >= inner.config.idle_connection);
-            if idle {
-                connection.close(now, Code::H3_NO_ERROR, Lost::Local);
-            }
-            !idle && connection.is_open()
-        };
-        inner.peers.borrow_mut().retain(|_, peer| {
-            peer.connections.retain(keep);
-            peer.superseded.retain(keep);
-            let quiet = match peer.dial {
-                Dial::Idle => true,
-                Dial::UnderWay { .. } => false,
-                // Remembered for a while after its pause, so that the pauses can grow.
-                Dial::Paused { until, .. } => now > until + SWEEP,
-            };
-            !(quiet && peer.all().next().is_none())
-        });
     }
 }

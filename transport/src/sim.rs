@@ -2,14 +2,20 @@
 //! lose, delay, reorder, duplicate and corrupt as a seed says.
 //!
 //! Run it on a paused tokio clock (`#[tokio::test(start_paused = true)]`, or
-//! [`run`]): time then moves only when every task waits, so a minute of network passes in milliseconds and two
-//! runs with one seed are the same run. Sizes are the same in every run because [`testing::Authority`] issues
+//! [`run`], which moves the wall clock along with it): time then moves only when every task waits, so a minute of
+//! network passes in milliseconds and two runs with one seed are the same run. Sizes are the same in every run because [`testing::Authority`] issues
 //! Ed25519 certificates, whose signatures have one length.
 
 mod nat;
 mod network;
 
-use std::{cell::Cell, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use weft_proto::SpiffeId;
 
@@ -165,6 +171,7 @@ fn listen(
         config.clone(),
         credentials,
         stats.clone(),
+        seed_bytes(seed, 4),
         on_request,
     )
     .expect("the test authority's credentials serve")
@@ -209,6 +216,8 @@ fn seed_bytes(seed: u64, purpose: u8) -> [u8; 32] {
 
 /// The longest run: with keep-alives, a run that waits for what never comes would go on for ever.
 const LONGEST: Duration = Duration::from_secs(3_600);
+/// What the wall clock says when a run begins, since 1970: within the lifetime of the authority's certificates.
+const BEGINNING: Duration = Duration::from_secs(1_750_000_000);
 
 /// Runs `future` on a worker's runtime whose clock is virtual.
 ///
@@ -223,8 +232,17 @@ pub fn run<F: Future>(future: F) -> F::Output {
         .expect("a runtime");
     #[expect(clippy::expect_used, reason = "for tests and benches")]
     tokio::task::LocalSet::new()
-        .block_on(&runtime, async { tokio::time::timeout(LONGEST, future).await })
+        .block_on(&runtime, async {
+            let begun = tokio::time::Instant::now();
+            let _clock = testing::Clock::set(move || SystemTime::UNIX_EPOCH + BEGINNING + begun.elapsed());
+            tokio::time::timeout(LONGEST, future).await
+        })
         .expect("done within an hour of virtual time")
+}
+
+/// What the wall clock says in a run.
+pub fn wall_clock() -> SystemTime {
+    weft_tls::clock::now()
 }
 
 /// The identity of the dialling side of a [`Pair`].

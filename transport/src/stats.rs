@@ -33,6 +33,10 @@ pub struct TransportStats {
     pub send_errors: Counter,
     /// Streams reset because nobody read them.
     pub stalled_streams: Counter,
+    /// Streams cut because their connection had lasted as long as its certificates allow.
+    pub expired_streams: Counter,
+    /// Streams cut because the root of the peer's certificate was retired.
+    pub untrusted_streams: Counter,
     /// Connections closed because the peer broke HTTP/3.
     pub violations: Counter,
     /// Connections closed because the peer wasted our work, by [`Overload`].

@@ -3,9 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weft_proto::{document::Found, kinds::DocumentKey, mesh_set::Change, parse::Parsed};
+use weft_proto::{
+    document::Found,
+    kinds::{DocumentKey, Kind},
+    mesh_set::Change,
+    parse::Parsed,
+};
 
-use super::{CatalogError, Changed, Condition, Operation, Origin, Revision, Stored, Transaction, audit, record};
+use super::{
+    CatalogError, Changed, Condition, Operation, Origin, Revision, Stored, Transaction, audit, record,
+};
 use crate::fleet::Registered;
 
 /// Where documents are.
@@ -13,6 +20,17 @@ pub(super) const PREFIX: &str = "docs/";
 
 /// Of more documents at once, the audit has one entry for all.
 const MAX_AUDITED: usize = 1_000;
+
+/// Which document is at a path of the store.
+pub(super) fn key_of(path: &str) -> Option<DocumentKey> {
+    let mut parts = path.strip_prefix(PREFIX)?.splitn(3, '/');
+    let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+    DocumentKey::new(Kind::from_name(kind)?, namespace, name).ok()
+}
+
+fn path_of(key: &DocumentKey) -> String {
+    format!("{PREFIX}{}/{}/{}", key.kind(), key.namespace(), key.name())
+}
 
 /// What is to become of a document.
 #[derive(Clone, Debug)]
@@ -116,8 +134,7 @@ impl Batch {
         let changed = self.items.iter().filter(|row| !row.is_unchanged()).count();
         for row in self.items.iter().filter(|row| !row.is_unchanged()) {
             let key = row.item.key();
-            let path = format!("{PREFIX}{}/{}/{}", key.kind(), key.namespace(), key.name());
-            row.write(&mut transaction, path, row.item.json());
+            row.write(&mut transaction, path_of(key), row.item.json());
             let before = row.before.as_ref().map_or(0, |before| before.stored.generation);
             let after = match row.item {
                 Item::Put { .. } => before + 1,

@@ -117,6 +117,10 @@ impl TrustSink for FakeSink {
     fn on_ack(&self, proxy: &Proxy, trust_version: u64) {
         self.0.lock().unwrap().insert(proxy.key.clone(), trust_version);
     }
+
+    fn on_certificate(&self, _: &Proxy, _: &[u8]) -> Option<RenewHint> {
+        None
+    }
 }
 
 /// A hub, and what stands around it.

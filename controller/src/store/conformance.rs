@@ -4,6 +4,7 @@ use super::{
     Changes, CommitError, Condition, Entry, Event, Listing, Revision, Store, StoreError, Transaction,
 };
 use super::{MAX_KEY, MAX_OPERATIONS, MAX_TRANSACTION, MAX_VALUE};
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 /// All of it, on a store that nobody else writes to.
@@ -254,9 +255,7 @@ async fn a_watcher_that_does_not_keep_up_is_ended(store: &dyn Store) {
     let mut slow = store.watch("slow/", begin).await.unwrap();
     let mut seen = 0;
     // However much a store holds back for one watcher, this is more.
-    for _ in 0..5_000 {
-        put(store, "slow/a", "x").await;
-    }
+    join_all((0..5_000).map(|_| put(store, "slow/a", "x"))).await;
     while let Some(changes) = slow.recv().await {
         seen += 1;
         assert_eq!(changes.revision, Revision(begin.0 + seen), "one was left out");

@@ -17,6 +17,7 @@ use super::{
     batch::Records,
     contents::Contents,
     disk::{Disk, Id, Loaded},
+    export::{self, Exported, Reading},
     medium::{FileMedium, Medium, MemoryMedium},
     writer::{self, Job},
 };
@@ -63,7 +64,10 @@ impl RedbStore {
     pub fn open(path: &Path, options: &Options) -> Result<Self, StoreError> {
         match fs::symlink_metadata(path) {
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => create(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // If it is there meanwhile, it is tried like any other.
+                make(path, |medium| Disk::create(medium, new_id()?).map(drop))?;
+            }
             Err(error) => return Err(StoreError::Io(format!("{}: {error}", path.display()))),
         }
         let (disk, loaded) = Disk::open(Box::new(FileMedium::existing(path)))?;
@@ -88,7 +92,41 @@ impl RedbStore {
     /// Tells this store from every other: 32 hexadecimal digits. A copy of its file has the same.
     #[must_use]
     pub fn id(&self) -> String {
-        self.0.id.iter().map(|byte| format!("{byte:02x}")).collect()
+        export::hex(&self.0.id)
+    }
+
+    /// Writes all of it as lines of JSON, as of one revision, without join tokens. Reads and writes go on meanwhile.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn export(&self, out: &mut dyn io::Write) -> io::Result<Exported> {
+        let (records, revision) = self.0.contents.snapshot();
+        export::write(out, &self.id(), &records, revision)
+    }
+
+    /// Makes a store of an export, in a file that is not there yet: whole, or not at all. Keys, generations and
+    /// revisions are as they were.
+    ///
+    /// # Errors
+    /// `Invalid` if there is such a file, `Damaged` if the export is not whole or was altered, `Newer`, and `Io`.
+    pub fn import(path: &Path, from: &mut dyn io::BufRead) -> Result<Exported, StoreError> {
+        let exists = || {
+            StoreError::Invalid(format!(
+                "{} is there already: move it away, an export becomes a store of its own",
+                path.display()
+            ))
+        };
+        if path.symlink_metadata().is_ok() {
+            return Err(exists());
+        }
+        let mut reading = Reading::begin(from)?;
+        let made = make(path, |medium| {
+            Disk::restore(medium, new_id()?, reading.revision(), &mut reading).map(drop)
+        })?;
+        match made {
+            Made::New => Ok(reading.exported()),
+            Made::Existed => Err(exists()),
+        }
     }
 
     fn start(disk: Disk, loaded: Loaded, options: &Options) -> Result<Self, StoreError> {
@@ -154,8 +192,18 @@ impl Drop for Shared {
     }
 }
 
-/// Makes an empty store. It has its name only when it is complete.
-fn create(path: &Path) -> Result<(), StoreError> {
+/// What became of a store that was to be made.
+enum Made {
+    New,
+    /// Somebody else was faster.
+    Existed,
+}
+
+/// Makes a store. It has its name only when it is complete and durable.
+fn make(
+    path: &Path,
+    write: impl FnOnce(Box<dyn Medium>) -> Result<(), StoreError>,
+) -> Result<Made, StoreError> {
     let told = |error: io::Error| StoreError::Io(format!("{} cannot be made: {error}", path.display()));
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -166,14 +214,15 @@ fn create(path: &Path) -> Result<(), StoreError> {
         .permissions(fs::Permissions::from_mode(0o600))
         .tempfile_in(directory)
         .map_err(told)?;
-    let medium: Box<dyn Medium> = Box::new(FileMedium::new(file.reopen().map_err(told)?, path));
-    drop(Disk::create(medium, new_id()?)?);
+    write(Box::new(FileMedium::new(file.reopen().map_err(told)?, path)))?;
     match file.persist_noclobber(path) {
-        Ok(_) => File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(told),
-        // Somebody else was faster. Who may open it will be seen.
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(_) => {
+            File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(told)?;
+            Ok(Made::New)
+        }
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(Made::Existed),
         Err(error) => Err(told(error.error)),
     }
 }

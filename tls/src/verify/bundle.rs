@@ -128,6 +128,13 @@ impl TrustBundle {
         self.roots.iter().map(|root| &root.certificate)
     }
 
+    /// Whether every root of `other` is in this bundle as well. If not, what it accepted may no longer pass here.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        let mut roots = other.roots();
+        roots.all(|root| self.roots().any(|own| own == root))
+    }
+
     /// When each root ends, to warn of it long before.
     pub fn expiries(&self) -> impl ExactSizeIterator<Item = SystemTime> {
         self.roots.iter().map(|root| root.validity.not_after)

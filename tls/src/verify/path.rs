@@ -14,6 +14,7 @@ use super::{
     refusal::Refusal,
     svid::{PeerIdentity, inspect_authority, inspect_leaf},
 };
+use crate::clock::{system_time, unix_time};
 
 /// What a chain is shown for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,15 +147,6 @@ fn authorities_refusal(
         inspect_authority(&intermediate.der(), bundle.trust_domain())?.check(now)?;
     }
     Ok(())
-}
-
-/// Seconds since 1970; anything earlier counts as 1970.
-pub(crate) fn unix_time(time: SystemTime) -> UnixTime {
-    UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
-fn system_time(time: UnixTime) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
 }
 
 impl From<&webpki::Error> for NoPath {

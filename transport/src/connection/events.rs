@@ -1,9 +1,6 @@
 //! What happens on a connection, as QUIC tells it.
 
-use std::{
-    rc::Rc,
-    time::{Instant, SystemTime},
-};
+use std::{rc::Rc, time::Instant};
 
 use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, StreamId};
 
@@ -19,7 +16,6 @@ use crate::{
     h3::{Code, goaway::Admission},
     stats::Gauge,
     streams::Released,
-    verify::peer_identity,
 };
 
 impl Connection {
@@ -27,28 +23,19 @@ impl Connection {
         match event {
             Event::Stream(event) => self.on_stream_event(inner, event, now),
             Event::Connected => self.on_connected(inner, now),
-            Event::ConnectionLost { reason } => self.on_lost(inner, reason),
+            Event::ConnectionLost { reason } => self.on_lost(inner, &reason, now),
             // Datagrams are not negotiated.
             Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
         }
     }
 
     fn on_connected(&self, inner: &mut Inner, now: Instant) {
-        let certificates = inner.proto.crypto_session().peer_identity();
-        let certificates = certificates.and_then(|any| any.downcast::<Vec<_>>().ok());
-        // The verifier has accepted the chain; without an identity in it something is badly wrong.
-        match certificates.as_deref().map(|chain| peer_identity(chain)) {
-            Some(Ok(peer)) => {
-                inner.expiry = instant_of(peer.not_after, now);
-                inner.peer = Some(peer);
-            }
-            _ => {
-                return inner.close(
-                    now,
-                    Code::H3_INTERNAL_ERROR,
-                    Lost::Violation(Code::H3_INTERNAL_ERROR),
-                );
-            }
+        if self.on_identified(inner, now).is_err() {
+            let code = Code::H3_INTERNAL_ERROR;
+            return inner.close(now, code, Lost::Violation(code));
+        }
+        if matches!(inner.phase, Phase::Closed(_)) {
+            return;
         }
         // Reserved values that vary from connection to connection, and repeat in a test that repeats.
         let seed = (self.handle.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -73,17 +60,17 @@ impl Connection {
         }
     }
 
-    fn on_lost(&self, inner: &mut Inner, reason: ConnectionError) {
+    fn on_lost(&self, inner: &mut Inner, reason: &ConnectionError, now: Instant) {
         let ended = match inner.phase {
             Phase::Handshaking | Phase::Confirming => {
-                let failure = dial_failure(&reason);
+                let failure = dial_failure(reason);
                 // The pool counts its dials, with a better reason; our own refusals were counted as they happened.
-                if self.side == Side::Listen && !is_refusal(&reason) {
+                if self.side == Side::Listen && !is_refusal(reason) {
                     self.stats.handshake_failed(failure.into());
                 }
                 Ended::Dial(failure)
             }
-            Phase::Open | Phase::Draining => Ended::Lost(lost(&reason)),
+            Phase::Open | Phase::Draining => Ended::Lost(self.lost_to_term(inner, lost(reason), now)),
             Phase::Closed(ended) => ended,
         };
         tracing::debug!(remote = %inner.proto.remote_address(), %reason, "connection lost");
@@ -196,10 +183,4 @@ impl Connection {
             }
         }
     }
-}
-
-/// The moment on the monotonic clock at which the wall clock will say `time`.
-fn instant_of(time: SystemTime, now: Instant) -> Option<Instant> {
-    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
-    now.checked_add(left)
 }

@@ -12,7 +12,13 @@ use quinn_proto::crypto::rustls::QuicServerConfig;
 use tokio::sync::oneshot;
 
 use super::Driver;
-use crate::{connection::Connection, error::DialFailure, window::WindowPool};
+use crate::{
+    connection::Connection,
+    credentials::{Credentials, TrustBundle},
+    error::DialFailure,
+    term::Leaf,
+    window::WindowPool,
+};
 
 /// Messages after which the tasks' writes are sent without waiting for all tasks to have run. Larger batches no
 /// longer save system calls, but a hundred requests in lock-step fall out of the caches, and leave the peer idle
@@ -37,12 +43,16 @@ pub(crate) enum Command {
     Dial {
         remote: SocketAddr,
         crypto: Arc<dyn quinn_proto::crypto::ClientConfig>,
+        /// The leaf that `crypto` shows.
+        own: Leaf,
         reply: oneshot::Sender<Result<Rc<Connection>, DialFailure>>,
     },
     /// Addresses or routes of this host have changed: connections that they lead elsewhere move.
     Reroute,
-    /// Replaces the credentials of the listener, and asks its peers to dial anew.
-    Serve(Arc<QuicServerConfig>),
+    /// Replaces the credentials of the listener. If its leaf is another, its peers are asked to dial anew.
+    Serve(Arc<QuicServerConfig>, Credentials),
+    /// Peers whose roots are not among these are no longer trusted.
+    Trust(Arc<TrustBundle>),
     /// GOAWAY on every connection, and none is taken any more.
     Drain,
     /// Ends every connection now.

@@ -1,0 +1,151 @@
+//! A connection to the controller: TCP, TLS with the identities of the mesh, and gRPC over it.
+//!
+//! It is made before gRPC has it, so that what fails is known for what it is: not reachable, not trusted, or refused.
+
+use std::{error::Error as _, io, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
+use tower::service_fn;
+use weft_proto::{SpiffeId, TrustDomain};
+use weft_tls::{Credentials, credentials::SERVER_NAME, grpc, verify::io_refusal};
+
+use super::failure::Failure;
+use crate::auth::{CONTROLLER_ACCOUNT, SYSTEM_NAMESPACE};
+
+/// How long TCP and TLS may each take: enough for another continent, and not too long for someone who waits.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long the head of an answer may take. The largest apply is checked and stored well within.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Whom a connection is for, in what is said about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// `HOST:PORT`.
+    pub(crate) address: String,
+    /// The context's name.
+    pub(crate) context: String,
+}
+
+/// The identity that every controller of a trust domain has.
+///
+/// # Errors
+/// Never with names of ours; the parser's error.
+pub(crate) fn controller_id(trust_domain: &TrustDomain) -> Result<SpiffeId, Failure> {
+    SpiffeId::for_service_account(trust_domain, SYSTEM_NAMESPACE, CONTROLLER_ACCOUNT)
+        .map_err(|error| Failure::other(error.to_string()))
+}
+
+/// Connects as an operator.
+///
+/// # Errors
+/// It is not reachable, or no controller of our trust domain, or does not accept us.
+pub(crate) async fn connect(target: &Target, credentials: &Credentials) -> Result<Channel, Failure> {
+    let expected = controller_id(credentials.svid().id().trust_domain())?;
+    let config = grpc::client_config(credentials, &expected)
+        .map_err(|error| Failure::Credential(target.context.clone(), error.to_string()))?;
+    let name = ServerName::try_from(SERVER_NAME).map_err(|error| Failure::other(error.to_string()))?;
+    channel(dial(target, config, name).await?).await
+}
+
+/// TCP and TLS.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn dial(
+    target: &Target,
+    config: ClientConfig,
+    server_name: ServerName<'static>,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let unreachable = |why: String| Failure::Unreachable {
+        address: target.address.clone(),
+        context: target.context.clone(),
+        why,
+    };
+    let tcp = match timeout(CONNECT, TcpStream::connect(&*target.address)).await {
+        Ok(Ok(tcp)) => tcp,
+        Ok(Err(error)) => return Err(unreachable(error.to_string())),
+        Err(_) => return Err(unreachable(silence("TCP"))),
+    };
+    // Calls are small and wait for each other. Without it they are merely slower.
+    let _ = tcp.set_nodelay(true);
+    let tls = TlsConnector::from(Arc::new(config)).connect(server_name, tcp);
+    match timeout(CONNECT, tls).await {
+        Ok(Ok(tls)) => Ok(tls),
+        Ok(Err(error)) => Err(match tls_error(&error) {
+            Some(why) => Failure::Untrusted {
+                address: target.address.clone(),
+                context: target.context.clone(),
+                why,
+            },
+            None => unreachable(format!("TLS: {error}")),
+        }),
+        Err(_) => Err(unreachable(silence("TLS"))),
+    }
+}
+
+fn silence(what: &str) -> String {
+    format!("no answer to {what} within {} s", CONNECT.as_secs())
+}
+
+/// What TLS found wrong, if it was TLS.
+fn tls_error(error: &io::Error) -> Option<String> {
+    if let Some(refusal) = io_refusal(error) {
+        return Some(format!("its certificate is refused: {refusal}"));
+    }
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::AlertReceived(alert) => format!("it refuses our certificate ({alert:?})"),
+        rustls::Error::InvalidMessage(_) => "what listens there does not speak TLS".to_owned(),
+        error => error.to_string(),
+    })
+}
+
+/// gRPC over a connection. When that ends the channel has ended: a command makes no second attempt in secret.
+///
+/// # Errors
+/// HTTP/2 cannot begin.
+pub(crate) async fn channel<S>(stream: S) -> Result<Channel, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = service_fn(move |_: Uri| {
+        let stream = stream.take();
+        async {
+            stream.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"))
+        }
+    });
+    Endpoint::from_static("http://weft.invalid")
+        .timeout(ANSWER)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| Failure::other(format!("HTTP/2 to the controller: {error}")))
+}
+
+/// What became of a call. In TLS 1.3 the controller judges our certificate only after our side of the handshake is
+/// done, so that its refusal arrives in place of the first answer.
+pub(crate) fn refused(target: &Target, status: Status) -> Failure {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(why) = error.downcast_ref::<io::Error>().and_then(tls_error) {
+            return Failure::Untrusted {
+                address: target.address.clone(),
+                context: target.context.clone(),
+                why,
+            };
+        }
+        cause = error.source();
+    }
+    status.into()
+}

@@ -1,0 +1,1 @@
+//! Which call is open to whom, over real TLS.
