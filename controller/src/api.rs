@@ -1,13 +1,11 @@
-<<<<<<< HEAD
-//! The calls of the controller, one file a service.
-
-pub mod admin;
-=======
 //! The calls that the controller answers.
 //!
 //! | calls | file |
 //! |---|---|
+//! | `Admin`, of operators | [`admin`] |
 //! | `Control`, of proxies | [`control`] |
+//! | `Identity`, of everyone | [`identity`] |
 
+pub mod admin;
 pub mod control;
->>>>>>> wip-push
+pub mod identity;

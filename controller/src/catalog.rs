@@ -11,10 +11,7 @@
 mod batch;
 pub mod record;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -97,7 +94,9 @@ pub enum CatalogError {
     #[error("{}", .0.first().map(ToString::to_string).unwrap_or_default())]
     Invalid(Vec<DocumentError>),
     /// A document is not in the generation that was expected.
-    #[error("{0} was changed by someone else: it is of generation {1}, not {2}; get it again, and apply your change to that")]
+    #[error(
+        "{0} was changed by someone else: it is of generation {1}, not {2}; get it again, and apply your change to that"
+    )]
     Conflict(DocumentKey, u64, u64),
     /// There is no such document.
     #[error("there is no {0}")]
@@ -216,8 +215,7 @@ impl Catalog {
             "spec": {"trustDomain": self.trust_domain.as_str()},
         });
         let first = Source::new("the first MeshConfig", config.to_string());
-        self.apply(&[first], &Request::by("controller"))
-            .await?;
+        self.apply(&[first], &Request::by("controller")).await?;
         Ok(())
     }
 
@@ -244,7 +242,9 @@ impl Catalog {
         let found = split(sources, &request.namespace).map_err(CatalogError::Invalid)?;
         let items = found.iter().map(batch::item).collect();
         let placed = |error: DocumentError| {
-            let found = found.iter().find(|found| found.document.key.to_string() == error.file);
+            let found = found
+                .iter()
+                .find(|found| found.document.key.to_string() == error.file);
             match found {
                 Some(found) => found.placed(error),
                 None => error,
@@ -298,7 +298,10 @@ impl Catalog {
         let undo = |state: &mut State| {
             // What there was is consistent: it was before.
             if let Err(errors) = state.set.apply(batch.undo(), Unserved::Report) {
-                tracing::error!(?errors, "a change could not be taken back: restart this controller");
+                tracing::error!(
+                    ?errors,
+                    "a change could not be taken back: restart this controller"
+                );
             }
         };
         if request.dry_run || batch.is_empty() {
@@ -417,7 +420,10 @@ impl Catalog {
             }
             Err(error) => {
                 if let Err(errors) = state.set.apply(batch.undo(), Unserved::Report) {
-                    tracing::error!(?errors, "a registration could not be taken back: restart this controller");
+                    tracing::error!(
+                        ?errors,
+                        "a registration could not be taken back: restart this controller"
+                    );
                 }
                 Err(WriteError::Unavailable(error.to_string()))
             }
@@ -451,7 +457,12 @@ impl Catalog {
         let documents = state
             .documents
             .iter()
-            .filter(|(key, _)| state.set.get(key).is_some_and(|parsed| wanted(key, &parsed.model)))
+            .filter(|(key, _)| {
+                state
+                    .set
+                    .get(key)
+                    .is_some_and(|parsed| wanted(key, &parsed.model))
+            })
             .map(|(key, stored)| (key.clone(), stored.clone()));
         (documents.collect(), state.revision.0)
     }
@@ -496,7 +507,10 @@ fn registration(key: &DocumentKey, registered: &Registered) -> Result<Item, Writ
         WriteError::Refused(errors.join("; "))
     })?;
     if parsed.key != *key {
-        return Err(WriteError::Refused(format!("{key} can't register {}", parsed.key)));
+        return Err(WriteError::Refused(format!(
+            "{key} can't register {}",
+            parsed.key
+        )));
     }
     Ok(Item::Put {
         parsed: Arc::new(parsed),
@@ -539,7 +553,11 @@ fn read(entry: &Entry) -> Option<Result<(Stored, Parsed), Vec<DocumentError>>> {
 }
 
 impl Registrar for Arc<Catalog> {
-    fn register(&self, key: DocumentKey, registered: Registered) -> BoxFuture<'static, Result<(), WriteError>> {
+    fn register(
+        &self,
+        key: DocumentKey,
+        registered: Registered,
+    ) -> BoxFuture<'static, Result<(), WriteError>> {
         let catalog = self.clone();
         Box::pin(async move { catalog.write(&key, Some(&registered)).await })
     }

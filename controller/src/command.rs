@@ -255,11 +255,26 @@ mod tests {
     fn wrong_use_is_refused() {
         for (line, wanted) in [
             ("weft-controller run", ErrorKind::MissingRequiredArgument),
-            ("weft-controller run --data-dir d --leaf-lifetime 5s", ErrorKind::ValueValidation),
-            ("weft-controller run --data-dir d --leaf-lifetime 1y", ErrorKind::ValueValidation),
-            ("weft-controller run --data-dir d --trust-domain A/b", ErrorKind::ValueValidation),
-            ("weft-controller run --data-dir d --ca-root r", ErrorKind::MissingRequiredArgument),
-            ("weft-controller run --data-dir d --ca-signer r", ErrorKind::MissingRequiredArgument),
+            (
+                "weft-controller run --data-dir d --leaf-lifetime 5s",
+                ErrorKind::ValueValidation,
+            ),
+            (
+                "weft-controller run --data-dir d --leaf-lifetime 1y",
+                ErrorKind::ValueValidation,
+            ),
+            (
+                "weft-controller run --data-dir d --trust-domain A/b",
+                ErrorKind::ValueValidation,
+            ),
+            (
+                "weft-controller run --data-dir d --ca-root r",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            (
+                "weft-controller run --data-dir d --ca-signer r",
+                ErrorKind::MissingRequiredArgument,
+            ),
             ("weft-controller start", ErrorKind::InvalidSubcommand),
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), wanted, "{line}");
@@ -268,10 +283,24 @@ mod tests {
 
     #[test]
     fn times() {
-        for (text, milliseconds) in [("500ms", 500), ("90s", 90_000), ("10m", 600_000), ("7d", 604_800_000)] {
+        for (text, milliseconds) in [
+            ("500ms", 500),
+            ("90s", 90_000),
+            ("10m", 600_000),
+            ("7d", 604_800_000),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)));
         }
-        for text in ["", "5", "s", "-5s", "5 s", "1.5h", "99999999999999999999d", "18446744073709551615d"] {
+        for text in [
+            "",
+            "5",
+            "s",
+            "-5s",
+            "5 s",
+            "1.5h",
+            "99999999999999999999d",
+            "18446744073709551615d",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

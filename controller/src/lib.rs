@@ -7,9 +7,15 @@
 //!   what proxies register.
 
 pub mod api;
+pub mod app;
+pub mod attest;
 pub mod audit;
 pub mod auth;
+pub mod ca;
 pub mod catalog;
+pub mod cli;
+pub mod command;
+pub mod discover;
 pub mod fleet;
 pub mod hex;
 pub mod ledger;

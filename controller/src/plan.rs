@@ -335,3 +335,6 @@ fn with_workloads<'a>(world: &'a World, key: &'a DocumentKey) -> impl Iterator<I
     let workloads = (key.kind() == Kind::Service).then(|| world.related(key));
     std::iter::once(key).chain(workloads.into_iter().flatten())
 }
+
+#[cfg(test)]
+mod tests;

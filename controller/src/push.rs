@@ -68,11 +68,9 @@ pub trait TrustSink: Send + Sync + 'static {
     /// A proxy trusts the bundle of this version now. Called when that grew, and at each hello.
     fn on_ack(&self, proxy: &Proxy, trust_version: u64);
 
-    /// A proxy connected: whether it is to renew its certificate.
-    fn on_connected(&self, proxy: &Proxy) -> Option<RenewHint> {
-        let _ = proxy;
-        None
-    }
+    /// A proxy shows a certificate that leads to this root (SHA-256 of its DER; empty: it does not say). Whether it is
+    /// to renew it.
+    fn on_certificate(&self, proxy: &Proxy, root: &[u8]) -> Option<RenewHint>;
 }
 
 /// What the certificate authority gives and takes.
@@ -239,3 +237,8 @@ enum Input {
         done: oneshot::Sender<()>,
     },
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

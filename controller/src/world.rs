@@ -8,6 +8,10 @@
 //! Several services may share a cluster IP, and several workloads an address, each with ports of its own: so an address
 //! leads to a set.
 
+mod labels;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
@@ -20,6 +24,8 @@ use weft_proto::{
     model::{ExternalService, Readiness, Resolution, Service, Workload},
     names::Labels,
 };
+
+use labels::LabelIndex;
 
 /// A document and its place in the history.
 #[derive(Clone, Debug)]
@@ -154,37 +160,6 @@ struct Namespace {
     workloads: LabelIndex,
     /// Every service under one pair of its selector.
     services: LabelIndex,
-}
-
-#[derive(Debug, Default)]
-struct LabelIndex(HashMap<String, HashMap<String, BTreeSet<DocumentKey>>>);
-
-impl LabelIndex {
-    fn get(&self, key: &str, value: &str) -> Option<&BTreeSet<DocumentKey>> {
-        self.0.get(key)?.get(value)
-    }
-
-    fn count(&self, key: &str, value: &str) -> usize {
-        self.get(key, value).map_or(0, BTreeSet::len)
-    }
-
-    fn insert(&mut self, key: &str, value: &str, document: DocumentKey) {
-        let values = self.0.entry(key.to_owned()).or_default();
-        values.entry(value.to_owned()).or_default().insert(document);
-    }
-
-    fn remove(&mut self, key: &str, value: &str, document: &DocumentKey) {
-        let Some(values) = self.0.get_mut(key) else { return };
-        if let Some(documents) = values.get_mut(value) {
-            documents.remove(document);
-            if documents.is_empty() {
-                values.remove(value);
-            }
-        }
-        if values.is_empty() {
-            self.0.remove(key);
-        }
-    }
 }
 
 impl World {

@@ -83,6 +83,11 @@ pub fn split<'a>(sources: &'a [Source], namespace: &DnsLabel) -> Result<Vec<Foun
     Ok(found)
 }
 
+/// A value as YAML, in block style. Read again it is the same value.
+pub fn yaml(value: &Value) -> String {
+    yaml::write(value)
+}
+
 impl Found<'_> {
     /// Puts an error of this document, by whoever read only its [JSON](Document::json), where it is in the source.
     /// Another's error comes back as it is.

@@ -244,7 +244,7 @@ impl DocumentKey {
         let (word, rest) = text.split_once('/').ok_or_else(form)?;
         let kind = Kind::from_word(word)?;
         match rest.split_once('/') {
-            Some((namespace, _)) if namespace.is_empty() => Err(form()),
+            Some(("", _)) => Err(form()),
             Some((namespace, name)) => Self::new(kind, namespace, name),
             None if kind.is_namespaced() => Self::new(kind, namespace, rest),
             None => Self::new(kind, "", rest),

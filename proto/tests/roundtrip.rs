@@ -9,9 +9,12 @@
 
 use proptest::prelude::*;
 use weft_proto::Source;
+use weft_proto::document::Document;
 use weft_proto::fuzz::writer::write;
 use weft_proto::model::Mesh;
-use weft_proto::parse::parse_documents;
+use weft_proto::names::DnsName;
+use weft_proto::parse::{Model, parse_documents};
+use weft_proto::render;
 
 fn parse(text: &str) -> Mesh {
     parse_documents(&[Source::new("m.yaml", text)]).unwrap_or_else(|errors| {
@@ -97,11 +100,49 @@ fn workload_text() -> impl Strategy<Value = String> {
     )
 }
 
+/// An ExternalService, likewise.
+fn external_text() -> impl Strategy<Value = String> {
+    let ports = prop::collection::btree_map(1..=u16::MAX, prop::sample::select(PROTOCOLS.to_vec()), 1..4);
+    let resolution = prop::sample::select(vec![
+        "",
+        "resolution: dns, ",
+        "resolution: static, endpoints: [192.0.2.1, \"2001:db8::1\"], ",
+    ]);
+    let hosts = prop::collection::btree_set("[a-z0-9]{1,9}[.][a-z]{1,9}", 1..3);
+    (hosts, ports, resolution).prop_map(|(hosts, ports, resolution)| {
+        let hosts: Vec<String> = hosts
+            .iter()
+            .map(|host| format!("xINDEX-{host}.example"))
+            .collect();
+        let ports: Vec<String> = ports
+            .iter()
+            .enumerate()
+            .map(|(position, (port, protocol))| {
+                format!("{{name: p{position}, port: {port}, appProtocol: {protocol}}}")
+            })
+            .collect();
+        format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: ExternalService\nmetadata: {{name: eINDEX}}\n\
+             spec: {{hosts: {hosts:?}, {resolution}ports: [{}]}}\n",
+            ports.join(", ")
+        )
+    })
+}
+
+/// What a document says, as it was stored and sent.
+fn read(document: &Document) -> Model {
+    document
+        .parse()
+        .unwrap_or_else(|errors| panic!("{errors:#?}\n{document:?}"))
+        .model
+}
+
 proptest! {
     #[test]
     fn a_mesh_comes_back(
         services in prop::collection::vec(service_text(), 0..8),
         workloads in prop::collection::vec(workload_text(), 0..8),
+        externals in prop::collection::vec(external_text(), 0..4),
         egress in prop::sample::select(vec!["deny", "allow"]),
         inbound in prop::sample::select(vec!["strict", "permissive"]),
         unmeshed in prop::sample::select(vec!["deny", "allow"]),
@@ -114,8 +155,25 @@ proptest! {
         );
         services.iter().zip(1..).for_each(|(service, index)| text += &service.replace("INDEX", &format!("{index}")));
         workloads.iter().zip(1..).for_each(|(workload, index)| text += &workload.replace("INDEX", &format!("{index}")));
+        externals.iter().zip(1..).for_each(|(external, index)| text += &external.replace("INDEX", &format!("{index}")));
         let mesh = parse(&text);
         prop_assert_eq!((mesh.services.len(), mesh.workloads.len()), (services.len(), workloads.len()));
+        prop_assert_eq!(mesh.external_services.len(), externals.len());
         prop_assert_eq!(&parse(&write(&mesh)), &mesh);
+        // Each of its documents on its own as well, as the controller renders it.
+        for service in &mesh.services {
+            prop_assert_eq!(read(&render::service(service)), Model::Service(service.clone()));
+        }
+        for workload in &mesh.workloads {
+            let document = render::workload(workload);
+            prop_assert_eq!(read(&document), Model::Workload(workload.clone()));
+            prop_assert_eq!(render::render(&document.parse().unwrap()), document);
+        }
+        for external in &mesh.external_services {
+            prop_assert_eq!(read(&render::external_service(external)), Model::ExternalService(external.clone()));
+        }
+        let config = render::mesh_config(&DnsName::parse("m").unwrap(), &mesh.config);
+        prop_assert_eq!(read(&config), Model::MeshConfig(mesh.config.clone()));
+        prop_assert_eq!(render::render(&config.parse().unwrap()), config);
     }
 }

@@ -4,10 +4,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-use crate::{
-    capture::command::CaptureCommand, demo::DemoArgs, dev_certs::DevCertsArgs, run_args::RunArgs,
-    wait::WaitArgs,
-};
+use crate::{capture::command::CaptureCommand, dev_certs::DevCertsArgs, run_args::RunArgs, wait::WaitArgs};
 
 /// The Weft sidecar: carries a workload's traffic over mutually authenticated HTTP/3.
 #[derive(Debug, Parser)]
@@ -24,7 +21,7 @@ Exit codes:
   2  wrong use of the command line
 
 See it work:
-  weft-proxy demo --once";
+  weft demo --once";
 
 const RUN_HELP: &str = "\
 With a file that has them, certificates and documents are read again when they change, and at once on SIGHUP; the last good ones stay in use \
@@ -79,13 +76,6 @@ Examples:
 In the configuration of a proxy:
   identity: {certificate: certs/web.pem, key: certs/web.key, trustBundle: certs/ca.pem}";
 
-const DEMO_HELP: &str = "\
-Examples:
-  weft-proxy demo          leave the mesh up, and say how to call it
-  weft-proxy demo --once   end with a summary
-
-Exit codes: 0 all went well, 1 something failed, 2 wrong use.";
-
 const COMPLETION_HELP: &str = "\
 Examples:
   weft-proxy completion bash > /etc/bash_completion.d/weft-proxy
@@ -121,16 +111,13 @@ pub(crate) enum Command {
     /// Make a development CA and certificates for workloads
     #[command(after_help = DEV_CERTS_HELP)]
     DevCerts(DevCertsArgs),
-    /// Run example services with a sidecar each on this machine, and send traffic through them
-    #[command(after_help = DEMO_HELP)]
-    Demo(DemoArgs),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_HELP)]
     Completion {
         /// For which shell
         shell: Shell,
     },
-    /// An example service or load, for the demo
+    /// An example service or load, for tests
     #[command(subcommand, hide = true)]
     Lab(weft_lab::cli::Command),
 }

@@ -13,7 +13,6 @@ mod compile;
 mod config;
 mod control;
 mod demand;
-mod demo;
 mod detect;
 mod dev_certs;
 mod direct;
@@ -64,7 +63,6 @@ pub fn main() -> ExitCode {
         Command::Wait(args) => return wait::run(&args),
         Command::Capture(command) => return capture::command::run(&command),
         Command::DevCerts(args) => dev_certs(&args),
-        Command::Demo(args) => return demo::run(&args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weft-proxy", &mut io::stdout());
             Ok(())

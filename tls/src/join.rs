@@ -159,14 +159,15 @@ impl JoinVerifier {
             Expected::Id(id) => id.trust_domain().clone(),
             Expected::Path(_) => inspect_leaf(leaf)?.id.trust_domain().clone(),
         };
-        let bundle = TrustBundle::from_der(&trust_domain, [root.clone().into_owned()]).map_err(|error| {
-            match error {
-                TrustBundleError::NotRoot { refusal, .. } => refusal,
-                TrustBundleError::NotPem | TrustBundleError::Empty | TrustBundleError::TooMany => {
-                    Refusal::Malformed
-                }
-            }
-        })?;
+        let bundle =
+            TrustBundle::from_der(&trust_domain, [root.clone().into_owned()]).map_err(
+                |error| match error {
+                    TrustBundleError::NotRoot { refusal, .. } => refusal,
+                    TrustBundleError::NotPem | TrustBundleError::Empty | TrustBundleError::TooMany => {
+                        Refusal::Malformed
+                    }
+                },
+            )?;
         let peer = shown.verify(&bundle, now, Role::Server, Duration::ZERO)?;
         let is_expected = match &self.expected {
             Expected::Id(id) => peer.id == *id,

@@ -56,6 +56,8 @@ pub enum DialFailure {
     PeerRefused(Refusal),
     /// The peer refused ours, or could not agree on TLS parameters: its TLS alert (RFC 8446 section 6.2).
     Alert(u8),
+    /// Our own certificate has ended, so nobody was asked.
+    OwnExpired,
     /// The peer refuses new connections (CONNECTION_REFUSED, RFC 9000 section 20.1).
     ConnectionRefused,
     /// The peer broke QUIC or HTTP/3, or speaks another version.
@@ -148,6 +150,7 @@ impl DialFailure {
             Self::Timeout => "dial_timeout",
             Self::PeerRefused(_) => "peer_certificate_refused",
             Self::Alert(_) => "own_certificate_refused",
+            Self::OwnExpired => "own_certificate_expired",
             Self::ConnectionRefused => "connection_refused",
             Self::Protocol => "dial_protocol_error",
             Self::Closed => "dial_closed",
@@ -223,6 +226,7 @@ impl fmt::Display for DialFailure {
             Self::Timeout => f.write_str("the peer did not answer the handshake in time"),
             Self::PeerRefused(refusal) => write!(f, "the peer's certificate is refused: {refusal}"),
             Self::Alert(alert) => write!(f, "the peer refused our certificate or TLS (alert {alert})"),
+            Self::OwnExpired => f.write_str("our own certificate has ended"),
             Self::ConnectionRefused => f.write_str("the peer refuses new connections"),
             Self::Protocol => f.write_str("the peer broke the protocol during the handshake"),
             Self::Closed => f.write_str("the peer closed the connection during the handshake"),

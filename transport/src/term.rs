@@ -246,6 +246,17 @@ mod tests {
         assert_eq!(own_ends_first.replacement(now, &mut rng), own_ends_first.stop);
     }
 
+    #[test]
+    fn an_end_is_near_in_the_last_tenth_of_the_lifetime() {
+        let mut rng = StdRng::seed_from_u64(5);
+        let (now, wall) = (Instant::now(), wall());
+        let own = leaf(wall, Duration::from_secs(1_000));
+        let term = Term::new(own, leaf(wall, DAY), wall, now, &mut rng);
+        let tenth = own.lifetime() / 10;
+        assert!(!term.is_near(term.end - tenth - Duration::from_millis(1)));
+        assert!(term.is_near(term.end - tenth) && term.is_near(term.end + tenth));
+    }
+
     /// A peer that never renews is dialled ever sooner, but only so often.
     #[test]
     fn a_peer_that_does_not_renew_costs_few_dials() {

@@ -2,12 +2,12 @@
 //! before it gets here; what changes anything is audited with who did it.
 
 mod convert;
+mod export;
 mod resolve;
 mod watch;
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 use weft_proto::{
@@ -24,9 +24,10 @@ use crate::{
     ca::Authority,
     catalog::{self, Catalog},
     push::Hub,
-    store::{SharedStore, Transaction, export::Export},
+    store::{SharedStore, Transaction},
 };
 use convert::{document_key, seconds};
+pub use export::Export;
 
 /// The most entries of the audit that are listed at once.
 const MAX_AUDIT: usize = 10_000;
@@ -43,8 +44,10 @@ pub struct AdminService {
     pub authority: Arc<Authority>,
     /// Join tokens.
     pub tokens: Arc<Tokens>,
-    /// For the audit and the export.
+    /// For the audit.
     pub store: SharedStore,
+    /// Writes all of the store but what is secret.
+    pub export: Export,
     /// Of this process.
     pub started: SystemTime,
 }
@@ -74,7 +77,11 @@ impl AdminService {
             .map_err(|error| Status::unavailable(format!("not done: it could not be audited: {error}")))
     }
 
-    async fn apply_or_plan(&self, request: Request<mesh::ApplyRequest>, dry_run: bool) -> Answered<mesh::ApplyResponse> {
+    async fn apply_or_plan(
+        &self,
+        request: Request<mesh::ApplyRequest>,
+        dry_run: bool,
+    ) -> Answered<mesh::ApplyResponse> {
         let who = who(&request);
         let message = request.into_inner();
         let change = catalog::Request {
@@ -95,7 +102,9 @@ impl AdminService {
         let labels = convert::labels(&request.labels)?;
         let is_wanted = |key: &DocumentKey, model: &Model| {
             kind.is_none_or(|kind| kind == key.kind())
-                && (request.namespace.is_empty() || !key.kind().is_namespaced() || request.namespace == key.namespace())
+                && (request.namespace.is_empty()
+                    || !key.kind().is_namespaced()
+                    || request.namespace == key.namespace())
                 && (request.name.is_empty() || request.name == key.name())
                 && (labels == Labels::default() || convert::labels_of(model).are_selected_by(&labels))
         };
@@ -149,22 +158,17 @@ impl Admin for AdminService {
             ),
             _ => None,
         };
-        Ok(Response::new(watch::events(&*self.store, &message, present)?))
+        Ok(Response::new(
+            watch::events(&*self.store, &message, present).await?,
+        ))
     }
 
-    type ExportStream = Pin<Box<dyn Stream<Item = Result<mesh::ExportPart, Status>> + Send>>;
+    type ExportStream = export::Parts;
 
     async fn export(&self, request: Request<mesh::ExportRequest>) -> Answered<Self::ExportStream> {
-        self.audit(Record::new(&who(&request), "export", "the store")).await?;
-        let parts = Export::of(&*self.store)
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
-        let parts = futures_util::stream::iter(parts.map(|part| {
-            Ok(mesh::ExportPart {
-                part: Bytes::from(part),
-            })
-        }));
-        Ok(Response::new(parts.boxed()))
+        self.audit(Record::new(&who(&request), "export", "the store"))
+            .await?;
+        Ok(Response::new(export::parts(self.export.clone())))
     }
 
     async fn fleet(&self, request: Request<mesh::FleetRequest>) -> Answered<mesh::FleetResponse> {
@@ -178,16 +182,21 @@ impl Admin for AdminService {
     async fn ask(&self, request: Request<mesh::AskRequest>) -> Answered<Answers> {
         let who = who(&request);
         let message = request.into_inner();
-        let question = message.question.as_ref().and_then(|question| question.question.as_ref());
+        let question = message
+            .question
+            .as_ref()
+            .and_then(|question| question.question.as_ref());
         if let Some(mesh::question::Question::LogLevel(_)) = question {
-            return Err(Status::permission_denied("the log level is changed by Command, which takes an admin"));
+            return Err(Status::permission_denied(
+                "the log level is changed by Command, which takes an admin",
+            ));
         }
         // Logs tell of requests, and connections of who talks to whom: it is known who has looked.
         let target = format!("proxy {}/{}", message.namespace, message.workload);
         self.audit(Record::new(&who, "proxy.ask", target).detail(convert::asked(question)))
             .await?;
         let answers = self.hub.ask(message).await?;
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(answers.map(Ok).boxed()))
     }
 
     type CommandStream = Answers;
@@ -195,12 +204,15 @@ impl Admin for AdminService {
     async fn command(&self, request: Request<mesh::AskRequest>) -> Answered<Answers> {
         let who = who(&request);
         let message = request.into_inner();
-        let question = message.question.as_ref().and_then(|question| question.question.as_ref());
+        let question = message
+            .question
+            .as_ref()
+            .and_then(|question| question.question.as_ref());
         let target = format!("proxy {}/{}", message.namespace, message.workload);
         self.audit(Record::new(&who, "proxy.command", target).detail(convert::asked(question)))
             .await?;
         let answers = self.hub.ask(message).await?;
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(answers.map(Ok).boxed()))
     }
 
     async fn evict(&self, request: Request<mesh::EvictRequest>) -> Answered<mesh::EvictResponse> {
@@ -208,9 +220,14 @@ impl Admin for AdminService {
         let message = request.into_inner();
         let key = DocumentKey::new(Kind::Workload, &message.namespace, &message.workload)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let of_authority = self.authority.evict(&message.namespace, &message.workload, &who).await?;
+        let of_authority = self
+            .authority
+            .evict(&message.namespace, &message.workload, &who)
+            .await
+            .map_err(|error| error.status())?;
         let of_fleet = self.hub.evict(key.clone()).await?;
-        self.audit(Record::new(&who, "proxy.evict", key.to_string())).await?;
+        self.audit(Record::new(&who, "proxy.evict", key.to_string()))
+            .await?;
         Ok(Response::new(mesh::EvictResponse {
             found: of_fleet || of_authority,
         }))
@@ -222,7 +239,10 @@ impl Admin for AdminService {
         Ok(Response::new(resolved))
     }
 
-    async fn create_token(&self, request: Request<mesh::CreateTokenRequest>) -> Answered<mesh::CreateTokenResponse> {
+    async fn create_token(
+        &self,
+        request: Request<mesh::CreateTokenRequest>,
+    ) -> Answered<mesh::CreateTokenResponse> {
         let who = who(&request);
         let created = self.tokens.create(request.into_inner(), &who).await?;
         Ok(Response::new(created))
@@ -232,33 +252,52 @@ impl Admin for AdminService {
         Ok(Response::new(self.tokens.list().await?))
     }
 
-    async fn revoke_token(&self, request: Request<mesh::RevokeTokenRequest>) -> Answered<mesh::RevokeTokenResponse> {
+    async fn revoke_token(
+        &self,
+        request: Request<mesh::RevokeTokenRequest>,
+    ) -> Answered<mesh::RevokeTokenResponse> {
         let who = who(&request);
         let revoked = self.tokens.revoke(&request.into_inner().id, &who).await?;
         Ok(Response::new(revoked))
     }
 
-    async fn trust_status(&self, _: Request<mesh::TrustStatusRequest>) -> Answered<mesh::TrustStatusResponse> {
-        Ok(Response::new(self.authority.status().await?))
+    async fn trust_status(
+        &self,
+        _: Request<mesh::TrustStatusRequest>,
+    ) -> Answered<mesh::TrustStatusResponse> {
+        let status = self.authority.status().await;
+        let unavailable = |error: crate::ca::CaError| Status::unavailable(error.to_string());
+        Ok(Response::new(status.map_err(unavailable)?))
     }
 
-    async fn rotate_root(&self, request: Request<mesh::RotateRootRequest>) -> Answered<mesh::TrustStatusResponse> {
+    async fn rotate_root(
+        &self,
+        request: Request<mesh::RotateRootRequest>,
+    ) -> Answered<mesh::TrustStatusResponse> {
         let who = who(&request);
-        self.authority.rotate(request.into_inner(), &who).await?;
-        Ok(Response::new(self.authority.status().await?))
+        let rotated = self.authority.rotate(&request.into_inner(), &who).await;
+        Ok(Response::new(rotated.map_err(|error| error.status())?))
     }
 
-    async fn retire_root(&self, request: Request<mesh::RetireRootRequest>) -> Answered<mesh::TrustStatusResponse> {
+    async fn retire_root(
+        &self,
+        request: Request<mesh::RetireRootRequest>,
+    ) -> Answered<mesh::TrustStatusResponse> {
         let who = who(&request);
-        self.authority.retire(request.into_inner(), &who).await?;
-        Ok(Response::new(self.authority.status().await?))
+        let id = crate::trust::RootId::from_slice(&request.into_inner().id)
+            .ok_or_else(|| Status::invalid_argument("id: the SHA-256 of a root has 32 bytes"))?;
+        let retired = self.authority.retire(id, &who).await;
+        Ok(Response::new(retired.map_err(|error| error.status())?))
     }
 
-    async fn renew_leaves(&self, request: Request<mesh::RenewLeavesRequest>) -> Answered<mesh::RenewLeavesResponse> {
+    async fn renew_leaves(
+        &self,
+        request: Request<mesh::RenewLeavesRequest>,
+    ) -> Answered<mesh::RenewLeavesResponse> {
         let who = who(&request);
         let within = std::time::Duration::from_millis(request.into_inner().within_ms);
-        self.audit(Record::new(&who, "ca.renew", "all leaves")).await?;
-        self.authority.renew_all(within).await?;
+        let renewed = self.authority.renew_leaves(within, &who).await;
+        renewed.map_err(|error| error.status())?;
         let fleet = self.hub.fleet(mesh::FleetRequest::default()).await?;
         let connected = fleet
             .proxies

@@ -6,6 +6,7 @@ use weft_proto::mesh::v1::{self as mesh, control_server::Control};
 use crate::{
     auth::Caller,
     push::{Hub, Outgoing},
+    server::Peer,
 };
 
 /// Serves proxies.
@@ -34,10 +35,8 @@ impl Control for ControlService {
                 "only the sidecar of a workload may call this",
             ));
         };
-        let address = request
-            .remote_addr()
-            .map(|address| address.to_string())
-            .unwrap_or_default();
+        let peer = request.extensions().get::<Peer>();
+        let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
         let outgoing = self.hub.connect(identity, address, request.into_inner()).await?;
         Ok(Response::new(outgoing))
     }

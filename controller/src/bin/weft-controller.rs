@@ -1,3 +1,7 @@
-//! The command line of the mesh.
+//! The binary. All of it is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_controller::command::main()
+}

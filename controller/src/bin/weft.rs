@@ -1,3 +1,7 @@
 //! The command line of the mesh.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_controller::cli::main()
+}

@@ -3,9 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use weft_proto::{document::Found, kinds::{DocumentKey, Kind}, mesh_set::Change, parse::Parsed};
+use weft_proto::{
+    document::Found,
+    kinds::{DocumentKey, Kind},
+    mesh_set::Change,
+    parse::Parsed,
+};
 
-use super::{CatalogError, Changed, Condition, Operation, Origin, Revision, Stored, Transaction, audit, record};
+use super::{
+    CatalogError, Changed, Condition, Operation, Origin, Revision, Stored, Transaction, audit, record,
+};
 use crate::fleet::Registered;
 
 /// Where documents are.

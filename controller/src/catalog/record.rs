@@ -53,7 +53,8 @@ impl Record {
     /// Whether it takes requests.
     pub fn readiness(&self) -> Option<Readiness> {
         let all = [Readiness::Ready, Readiness::NotReady, Readiness::Draining];
-        all.into_iter().find(|readiness| readiness.as_str() == self.readiness)
+        all.into_iter()
+            .find(|readiness| readiness.as_str() == self.readiness)
     }
 
     /// What was registered.

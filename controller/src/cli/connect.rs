@@ -122,7 +122,9 @@ where
     let mut stream = Some(TokioIo::new(stream));
     let connector = service_fn(move |_: Uri| {
         let stream = stream.take();
-        async { stream.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection has ended")) }
+        async {
+            stream.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"))
+        }
     });
     Endpoint::from_static("http://weft.invalid")
         .timeout(ANSWER)

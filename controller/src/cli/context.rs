@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use file::{Context, Contexts, Pem};
+pub(crate) use file::{Context, Contexts, Pem, context_name as name, controller_address as address};
 pub(crate) use store::change;
 
 use super::failure::Failure;
@@ -109,6 +109,3 @@ pub(crate) fn choose(path: &Path, name: Option<&str>) -> Result<Context, Failure
     let contexts = load(path)?.ok_or_else(|| Failure::NoContext(path.to_owned()))?;
     contexts.choose(name)
 }
-
-#[cfg(test)]
-mod tests;

@@ -62,7 +62,8 @@ pub(crate) fn root_of(token: &str) -> Result<RootHash, String> {
 pub(crate) async fn join(target: &Target, token: &str) -> Result<Stored, Failure> {
     let root = root_of(token).map_err(Failure::Use)?;
     let path = format!("/ns/{SYSTEM_NAMESPACE}/sa/{CONTROLLER_ACCOUNT}");
-    let config = join::client_config_of_path(root, &path).map_err(|error| Failure::other(error.to_string()))?;
+    let config =
+        join::client_config_of_path(root, &path).map_err(|error| Failure::other(error.to_string()))?;
     let name = root
         .server_name()
         .map_err(|error| Failure::other(error.to_string()))?;
@@ -70,7 +71,7 @@ pub(crate) async fn join(target: &Target, token: &str) -> Result<Stored, Failure
     let key = new_key()?;
     let request = v1::JoinRequest {
         token: token.to_owned(),
-        csr: request_for(&key)?,
+        csr: request_for(&key)?.into(),
         holder: Some(holder()),
     };
     let response = IdentityClient::new(channel)
@@ -107,7 +108,7 @@ pub(crate) async fn renew(
             .map_err(|error| Failure::Credential(context.name.clone(), format!("its key: {error}")))?,
     };
     let request = v1::RenewRequest {
-        csr: request_for(&key)?,
+        csr: request_for(&key)?.into(),
         holder: Some(holder()),
     };
     let response = IdentityClient::new(channel)
@@ -166,7 +167,8 @@ fn store(response: v1::SignResponse, key: &KeyPair) -> Result<Stored, Failure> {
         weft_tls::TrustBundle::from_der(&trust_domain, roots).map_err(|error| wrong(error.to_string()))?;
     let (chain_pem, bundle_pem) = (to_pem(&chain), to_pem(trusted.roots()));
     let key_pem = key.serialize_pem();
-    let svid = Svid::from_pem(chain_pem.as_bytes(), key_pem.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+    let svid =
+        Svid::from_pem(chain_pem.as_bytes(), key_pem.as_bytes()).map_err(|error| wrong(error.to_string()))?;
     let credentials = Credentials::new(svid, trusted).map_err(|error| wrong(error.to_string()))?;
     Ok(Stored {
         credentials,

@@ -62,8 +62,6 @@ pub(crate) enum Failure {
     Other(String, Option<String>),
     /// The result could not be written.
     Output(io::Error),
-    /// Everything was said already: the exit code alone.
-    Told,
 }
 
 impl Failure {
@@ -84,7 +82,6 @@ impl Failure {
     pub(crate) fn is_silent(&self) -> bool {
         match self {
             Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
-            Self::Told => true,
             _ => false,
         }
     }
@@ -121,15 +118,16 @@ impl Failure {
             | Self::Problems(_)
             | Self::File { .. }
             | Self::NotFound(_)
-            | Self::Output(_)
-            | Self::Told => None,
+            | Self::Output(_) => None,
         }
     }
 }
 
 fn hint_of(code: Code) -> Option<&'static str> {
     Some(match code {
-        Code::PermissionDenied => "`weft version` says as whom you call; an admin can make a token for another role.",
+        Code::PermissionDenied => {
+            "`weft version` says as whom you call; an admin can make a token for another role."
+        }
         Code::Unauthenticated => {
             "Your credential is not accepted. Have an admin type `weft token create --role ROLE --name YOU`, and then\n\
              weft login TOKEN --controller HOST:PORT"
@@ -155,7 +153,11 @@ impl fmt::Display for Failure {
                     .try_for_each(|error| write!(f, "\n{}", clean(&error.to_string())))
             }
             Self::Problems(problems) => {
-                write!(f, "refused, nothing was changed: {}", many(problems.len(), "error"))?;
+                write!(
+                    f,
+                    "refused, nothing was changed: {}",
+                    many(problems.len(), "error")
+                )?;
                 problems
                     .iter()
                     .try_for_each(|problem| write!(f, "\n{}", describe(problem)))
@@ -170,19 +172,31 @@ impl fmt::Display for Failure {
                 f,
                 "there is no context {} (there are {})",
                 clean(name),
-                if known.is_empty() { "none".to_owned() } else { clean(&known.join(", ")).into_owned() }
+                if known.is_empty() {
+                    "none".to_owned()
+                } else {
+                    clean(&known.join(", ")).into_owned()
+                }
             ),
             Self::Credential(context, why) => {
                 write!(f, "the credential of context {}: {}", clean(context), clean(why))
             }
-            Self::Unreachable { address, context, why } => write!(
+            Self::Unreachable {
+                address,
+                context,
+                why,
+            } => write!(
                 f,
                 "the controller at {} (context {}) cannot be reached: {}",
                 clean(address),
                 clean(context),
                 clean(why)
             ),
-            Self::Untrusted { address, context, why } => write!(
+            Self::Untrusted {
+                address,
+                context,
+                why,
+            } => write!(
                 f,
                 "no trusted connection to the controller at {} (context {}): {}",
                 clean(address),
@@ -191,7 +205,6 @@ impl fmt::Display for Failure {
             ),
             Self::Refused(status) => f.write_str(&refusal(status)),
             Self::Output(error) => write!(f, "cannot write the output: {error}"),
-            Self::Told => Ok(()),
         }
     }
 }

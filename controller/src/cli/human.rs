@@ -158,7 +158,18 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "10", "s", "10 m", "-1s", "1w", "0s", "1m2", "99999999999999999999s", "18446744073709551615d"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "10 m",
+            "-1s",
+            "1w",
+            "0s",
+            "1m2",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -54,7 +54,8 @@ pub(crate) fn kinds(word: &str) -> Result<Vec<Kind>, Failure> {
 pub(crate) fn documents(words: &[String], namespace: &str) -> Result<Vec<DocumentKey>, Failure> {
     let wrong = |error: String| Failure::Use(error);
     let namespace = DnsLabel::parse(namespace).map_err(|error| wrong(format!("{namespace} {error}")))?;
-    let key = |text: &str| DocumentKey::parse_word(text, &namespace).map_err(|error| wrong(error.to_string()));
+    let key =
+        |text: &str| DocumentKey::parse_word(text, &namespace).map_err(|error| wrong(error.to_string()));
     match words {
         [first, ..] if first.contains('/') => words.iter().map(|word| key(word)).collect(),
         [_] => Err(wrong("a name is missing: KIND NAME, or KIND/NAME".to_owned())),
@@ -106,11 +107,22 @@ mod tests {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             documents(&words, "shop").map(|keys| keys.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
-        assert_eq!(keys(&["svc", "web", "db"]).unwrap(), ["Service shop/web", "Service shop/db"]);
-        assert_eq!(keys(&["svc/web", "wl/bank/db-0"]).unwrap(), ["Service shop/web", "Workload bank/db-0"]);
+        assert_eq!(
+            keys(&["svc", "web", "db"]).unwrap(),
+            ["Service shop/web", "Service shop/db"]
+        );
+        assert_eq!(
+            keys(&["svc/web", "wl/bank/db-0"]).unwrap(),
+            ["Service shop/web", "Workload bank/db-0"]
+        );
         assert_eq!(keys(&["meshconfig", "mesh"]).unwrap(), ["MeshConfig mesh"]);
         assert_eq!(keys(&["svc", "bank/web"]).unwrap(), ["Service bank/web"]);
-        for words in [&["svc"][..], &["pods", "web"], &["svc", "a b"], &["svc/web", "web"]] {
+        for words in [
+            &["svc"][..],
+            &["pods", "web"],
+            &["svc", "a b"],
+            &["svc/web", "web"],
+        ] {
             assert!(matches!(keys(words), Err(Failure::Use(_))), "{words:?}");
         }
     }
@@ -124,8 +136,14 @@ mod tests {
 
     #[test]
     fn workloads() {
-        assert_eq!(workload("web-0", "shop").unwrap(), ("shop".to_owned(), "web-0".to_owned()));
-        assert_eq!(workload("bank/web-0", "shop").unwrap(), ("bank".to_owned(), "web-0".to_owned()));
+        assert_eq!(
+            workload("web-0", "shop").unwrap(),
+            ("shop".to_owned(), "web-0".to_owned())
+        );
+        assert_eq!(
+            workload("bank/web-0", "shop").unwrap(),
+            ("bank".to_owned(), "web-0".to_owned())
+        );
         assert!(workload("a/b/c", "shop").is_err());
         assert!(workload("", "shop").is_err());
     }

@@ -124,11 +124,6 @@ impl Screen {
     pub(crate) fn paint<'a>(&self, colour: Colour, text: &'a str) -> Cow<'a, str> {
         self.out.paint(colour, text)
     }
-
-    /// A word of what is said about it.
-    pub(crate) fn paint_note<'a>(&self, colour: Colour, text: &'a str) -> Cow<'a, str> {
-        self.err.paint(colour, text)
-    }
 }
 
 impl Stream {
@@ -209,8 +204,7 @@ mod tests {
 
     #[test]
     fn colours_are_for_terminals_that_want_them() {
-        let stream =
-            |is_terminal, may_colour| Stream::new(Box::new(io::sink()), is_terminal, may_colour);
+        let stream = |is_terminal, may_colour| Stream::new(Box::new(io::sink()), is_terminal, may_colour);
         assert_eq!(stream(true, true).paint(Colour::Red, "x"), "\x1b[31mx\x1b[0m");
         assert_eq!(stream(true, false).paint(Colour::Red, "x"), "x");
         assert_eq!(stream(false, true).paint(Colour::Red, "x"), "x");

@@ -25,6 +25,8 @@ pub(crate) struct Session {
     pub(crate) target: Target,
     /// Of what is named without one.
     pub(crate) namespace: String,
+    /// The one of the command line, if it has any.
+    pub(crate) given_namespace: Option<String>,
     /// With which this session is; `None` in tests of what needs none.
     pub(crate) credentials: Option<Credentials>,
     /// The time, which a test may stop.
@@ -69,7 +71,11 @@ impl Session {
     /// There is no context, or its credential is of no use, or the controller cannot be reached or refuses us.
     pub(crate) async fn open(global: &Global, screen: &mut Screen) -> Result<Self, Failure> {
         let opening = Opening::choose(global)?;
-        let Opening { path, context, target } = &opening;
+        let Opening {
+            path,
+            context,
+            target,
+        } = &opening;
         let mut credentials = context.credentials(path)?;
         let mut channel = connect::connect(target, &credentials).await?;
         let now = clock::now();
@@ -95,8 +101,9 @@ impl Session {
                 }
             }
         }
-        let namespace = global.namespace.clone().unwrap_or_else(|| context.namespace.clone());
-        Ok(Self::new(channel, opening.target, namespace, Some(credentials), clock::now))
+        let namespace = context.namespace.clone();
+        let session = Self::new(channel, opening.target, namespace, Some(credentials), clock::now);
+        Ok(session.with_namespace(global.namespace.as_deref()))
     }
 
     /// A session over a channel that there is.
@@ -111,9 +118,19 @@ impl Session {
             admin: AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
             target,
             namespace,
+            given_namespace: None,
             credentials,
             now,
         }
+    }
+
+    /// With the namespace of the command line, if it has any.
+    pub(crate) fn with_namespace(mut self, given: Option<&str>) -> Self {
+        if let Some(given) = given {
+            given.clone_into(&mut self.namespace);
+            self.given_namespace = Some(given.to_owned());
+        }
+        self
     }
 
     /// What became of a call.

@@ -26,7 +26,10 @@ pub(crate) fn read(paths: &[PathBuf], recursive: bool) -> Result<Vec<Source>, Fa
     let mut sources = Vec::new();
     for path in paths {
         if path.as_os_str() == STDIN {
-            sources.push(Source::new("standard input", read_text(path, io::stdin().lock())?));
+            sources.push(Source::new(
+                "standard input",
+                read_text(path, io::stdin().lock())?,
+            ));
         } else if path.is_dir() {
             let mut files = Vec::new();
             find(path, recursive, &mut files)?;

@@ -117,12 +117,8 @@ impl Core {
         if door == Door::Admitted {
             session.admit();
         }
-        let hint = self.sink.on_connected(&proxy);
         self.sink.on_ack(&proxy, hello.trust_version);
         out.send(Message::Welcome(self.welcome()));
-        if let Some(hint) = hint {
-            out.send(Message::Renew(renew_message(hint)));
-        }
         let connection = Connection {
             session,
             proxy,
@@ -167,6 +163,12 @@ impl Core {
             proxy_message::Message::Report(report) => {
                 let key = connection.proxy.key.clone();
                 self.fleet.on_report(id, &key, &report, now);
+                if let Some(hint) = self
+                    .sink
+                    .on_certificate(&connection.proxy, &report.certificate_root)
+                {
+                    connection.out.send(Message::Renew(renew_message(hint)));
+                }
                 self.on_trust(id, report.trust_version, now);
                 return;
             }

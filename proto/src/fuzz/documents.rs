@@ -2,9 +2,11 @@
 
 use super::writer::write;
 use super::{Memory, Target};
+use crate::document::Document;
 use crate::error::{DocumentError, MAX_ERRORS, Source};
 use crate::model::Mesh;
 use crate::parse::parse_documents;
+use crate::render;
 
 pub(super) const TARGET: Target = Target {
     name: "documents",
@@ -45,8 +47,26 @@ fn accepted(sources: &[Source], mesh: &Mesh) {
     };
     let other = parse_documents(&reversed).map(|mesh| counts(&mesh));
     assert_eq!(other, Ok(counts(mesh)));
+    rendered(mesh);
     for service in &mesh.services {
         assert!(!service.ports.is_empty() && !service.selector.is_empty());
+    }
+}
+
+/// A document that is made from what was read, alone and as JSON, says the same.
+fn rendered(mesh: &Mesh) {
+    let model = |document: Document| document.parse().unwrap().model;
+    for service in &mesh.services {
+        assert_eq!(model(render::service(service)).service(), Some(service));
+    }
+    for workload in &mesh.workloads {
+        assert_eq!(model(render::workload(workload)).workload(), Some(workload));
+    }
+    for external in &mesh.external_services {
+        assert_eq!(
+            model(render::external_service(external)).external_service(),
+            Some(external)
+        );
     }
 }
 

@@ -77,7 +77,7 @@ impl From<DialFailure> for HandshakeFailure {
             DialFailure::ConnectionRefused => Self::Refused,
             DialFailure::Protocol => Self::Protocol,
             DialFailure::Closed | DialFailure::Moved => Self::Closed,
-            DialFailure::Local => Self::Local,
+            DialFailure::Local | DialFailure::OwnExpired => Self::Local,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+use weft_tls::clock;
 
 use super::Inner;
 use crate::{
@@ -48,7 +49,7 @@ async fn dial_task(pool: Weak<Inner>, key: PeerKey) {
             continue;
         }
         if let Some(inner) = pool.upgrade() {
-            inner.on_dialled(&key, credentials, result);
+            inner.on_dialled(&key, &credentials, result);
         }
         return;
     }
@@ -76,6 +77,9 @@ impl Inner {
         key: &PeerKey,
         credentials: &Credentials,
     ) -> Result<(oneshot::Receiver<Dialled>, Refused), DialFailure> {
+        if credentials.svid().not_after() < clock::now() {
+            return Err(DialFailure::OwnExpired);
+        }
         let tls = quic_client(credentials, &key.identity).map_err(|error| {
             tracing::warn!(peer = ?key, %error, "can't dial with the credentials of this workload");
             DialFailure::Local
@@ -90,7 +94,7 @@ impl Inner {
         Ok((connection, tls.refusal))
     }
 
-    fn on_dialled(&self, key: &PeerKey, credentials: Arc<Credentials>, result: Dialled) {
+    fn on_dialled(&self, key: &PeerKey, credentials: &Credentials, result: Dialled) {
         let now = tokio::time::Instant::now().into_std();
         let rng = &mut *self.rng.borrow_mut();
         let mut peers = self.peers.borrow_mut();

@@ -2,7 +2,6 @@
 
 use std::{
     rc::Rc,
-    sync::Arc,
     task::Waker,
     time::{Duration, Instant},
 };
@@ -33,8 +32,6 @@ pub(super) struct Peer {
 /// An open connection.
 pub(super) struct Held {
     pub(super) connection: Rc<Connection>,
-    /// What it was dialled with.
-    credentials: Arc<Credentials>,
     /// Then its replacement is dialled; it serves until there is one.
     replace_at: Instant,
 }
@@ -67,22 +64,20 @@ impl Peer {
         self.held.is_empty() && self.leaving.is_empty()
     }
 
-    /// Sets aside connections that take no more requests. Returns whether one of them was in use that was told so, by
-    /// its peer or by its own certificates.
+    /// Sets aside connections that take no more requests. Returns whether one of them was in use, and needs a
+    /// successor; one that was lost is dialled again when a request comes.
     pub(super) fn settle(&mut self) -> bool {
         if self.held.iter().all(|held| held.connection.is_open()) {
             return false;
         }
-        let before = self.leaving.len();
+        let mut missed = false;
         for held in self.held.extract_if(.., |held| !held.connection.is_open()) {
+            missed |= held.connection.went_away() && held.connection.is_used();
             if held.connection.is_draining() {
                 self.leaving.push(held.connection);
             }
         }
-        self.leaving
-            .iter()
-            .skip(before)
-            .any(|connection| connection.is_used())
+        missed
     }
 
     pub(super) fn forget(&mut self, connection: &Rc<Connection>) {
@@ -93,17 +88,15 @@ impl Peer {
     pub(super) fn on_dialled(
         &mut self,
         connection: Rc<Connection>,
-        credentials: Arc<Credentials>,
+        credentials: &Credentials,
         present: &Credentials,
         now: Instant,
         rng: &mut impl Rng,
     ) {
         self.dial.on_confirmed();
-        self.retire(now, |held| {
-            held.is_due(now) || !same_leaf(&held.credentials, present)
-        });
-        let mut held = Held::new(connection, credentials, now, rng);
-        if !same_leaf(&held.credentials, present) {
+        self.retire_due(now);
+        let mut held = Held::new(connection, now, rng);
+        if !same_leaf(credentials, present) {
             held.on_renewed(now, rng);
         }
         self.held.push(held);
@@ -142,7 +135,7 @@ impl Peer {
         self.leaving.retain(|connection| connection.is_draining());
         let fresh = |held: &Held| !held.is_due(now) && !held.connection.is_unresponsive(now);
         if self.held.iter().any(fresh) {
-            self.retire(now, |held| held.is_due(now));
+            self.retire_due(now);
             wanted = false;
         }
         // One that carried nothing since it was made has a new one when it is needed.
@@ -163,8 +156,8 @@ impl Peer {
         Upkeep { dial, next }
     }
 
-    fn retire(&mut self, now: Instant, done: impl Fn(&Held) -> bool) {
-        for held in self.held.extract_if(.., |held| done(held)) {
+    fn retire_due(&mut self, now: Instant) {
+        for held in self.held.extract_if(.., |held| held.is_due(now)) {
             held.connection.go_away(now);
             self.leaving.push(held.connection);
         }
@@ -172,16 +165,10 @@ impl Peer {
 }
 
 impl Held {
-    fn new(
-        connection: Rc<Connection>,
-        credentials: Arc<Credentials>,
-        now: Instant,
-        rng: &mut impl Rng,
-    ) -> Self {
+    fn new(connection: Rc<Connection>, now: Instant, rng: &mut impl Rng) -> Self {
         let term = connection.term();
         Self {
             connection,
-            credentials,
             replace_at: term.map_or(now, |term| term.replacement(now, rng)),
         }
     }

@@ -1,6 +1,8 @@
 //! A client and a server of a few lines.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub(crate) mod load;
+
 use std::{future::poll_fn, time::Duration};
 
 use bytes::Bytes;

@@ -112,7 +112,9 @@ pub(super) fn stored(key: &DocumentKey, stored: &Stored) -> mesh::StoredDocument
 }
 
 /// Documents that are wrong are an answer with their problems; all else that prevents a change is a status.
-pub(super) fn applied(result: Result<Outcome, CatalogError>) -> Result<Response<mesh::ApplyResponse>, Status> {
+pub(super) fn applied(
+    result: Result<Outcome, CatalogError>,
+) -> Result<Response<mesh::ApplyResponse>, Status> {
     let response = match result {
         Ok(outcome) => mesh::ApplyResponse {
             changes: outcome.changes.iter().map(change).collect(),

@@ -16,7 +16,9 @@ use crate::catalog::Catalog;
 pub(super) async fn resolve(catalog: &Catalog, text: &str) -> Result<mesh::ResolveResponse, Status> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => {
-            let number = port.parse().map_err(|_| Status::invalid_argument(format!("{port:?} is no port")))?;
+            let number = port
+                .parse()
+                .map_err(|_| Status::invalid_argument(format!("{port:?} is no port")))?;
             (host, Some(number))
         }
         None => (text, None),
@@ -41,7 +43,11 @@ fn find(
 ) -> Result<(mesh::ResolveResponse, Vec<DocumentKey>), Status> {
     let service = match set.get(key).map(|parsed| &parsed.model) {
         Some(Model::Service(service)) => service,
-        _ => return Err(Status::not_found(format!("there is no {key} (weft get services -A)"))),
+        _ => {
+            return Err(Status::not_found(format!(
+                "there is no {key} (weft get services -A)"
+            )));
+        }
     };
     let port = choose(service, port)?;
     let workloads: Vec<&Workload> = set
@@ -72,7 +78,10 @@ fn choose(service: &Service, wanted: Option<u16>) -> Result<&ServicePort, Status
     };
     found.ok_or_else(|| match wanted {
         Some(wanted) => Status::not_found(format!("{} has no port {wanted}: it has {numbers}", service.name)),
-        None => Status::invalid_argument(format!("{} has several ports: name one of {numbers}", service.name)),
+        None => Status::invalid_argument(format!(
+            "{} has several ports: name one of {numbers}",
+            service.name
+        )),
     })
 }
 
@@ -84,7 +93,9 @@ fn endpoint(set: &MeshSet, workload: &Workload, port: &ServicePort) -> mesh::End
     mesh::Endpoint {
         workload: workload.name.to_string(),
         mesh_address: mesh_address.unwrap_or_default(),
-        identity: identity.map(|identity| identity.as_str().to_owned()).unwrap_or_default(),
+        identity: identity
+            .map(|identity| identity.as_str().to_owned())
+            .unwrap_or_default(),
         port: port.target_at(workload).map_or(0, |target| target.port.into()),
         readiness: mesh::Readiness::Unspecified.into(),
     }

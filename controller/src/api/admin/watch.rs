@@ -20,7 +20,7 @@ use crate::{
 pub(super) type Events = Pin<Box<dyn Stream<Item = Result<mesh::WatchEvent, Status>> + Send>>;
 
 /// What there is, if it is given, and then each change.
-pub(super) fn events(
+pub(super) async fn events(
     store: &dyn Store,
     request: &mesh::WatchRequest,
     present: Option<mesh::GetResponse>,
@@ -32,16 +32,24 @@ pub(super) fn events(
     let after = present
         .as_ref()
         .map_or(request.after_revision, |present| present.revision);
-    let changes = store.watch("", Revision(after)).map_err(|error| match error {
-        StoreError::Compacted(_) => Status::out_of_range(format!("{error}: begin anew, without a revision")),
-        error => Status::unavailable(error.to_string()),
-    })?;
-    let present = present.into_iter().flat_map(|present| present.documents).map(|document| {
-        Ok(mesh::WatchEvent {
-            revision: document.revision,
-            event: Some(mesh::watch_event::Event::Stored(document)),
-        })
-    });
+    let changes = store
+        .watch("", Revision(after))
+        .await
+        .map_err(|error| match error {
+            StoreError::Compacted(_) => {
+                Status::out_of_range(format!("{error}: begin anew, without a revision"))
+            }
+            error => Status::unavailable(error.to_string()),
+        })?;
+    let present = present
+        .into_iter()
+        .flat_map(|present| present.documents)
+        .map(|document| {
+            Ok(mesh::WatchEvent {
+                revision: document.revision,
+                event: Some(mesh::watch_event::Event::Stored(document)),
+            })
+        });
     let changes = stream::unfold(changes, |mut changes: mpsc::Receiver<Changes>| async move {
         Some((changes.recv().await?, changes))
     });

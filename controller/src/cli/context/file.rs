@@ -110,7 +110,8 @@ impl Contexts {
 
     /// The file's text.
     pub(super) fn to_yaml(&self) -> String {
-        let mut text = String::from("# Contexts of weft. Whoever can read this file can act as its operators.\n");
+        let mut text =
+            String::from("# Contexts of weft. Whoever can read this file can act as its operators.\n");
         if let Some(current) = &self.current {
             text.push_str(&format!("current: {}\n", quoted(current)));
         }
