@@ -36,6 +36,8 @@ mod session;
 mod sources;
 mod status;
 mod table;
+#[cfg(test)]
+mod testing;
 mod token;
 mod version;
 
@@ -152,3 +154,6 @@ async fn online(command: Command, session: &mut Session, screen: &mut Screen) ->
         | Command::Lab(_) => Err(Failure::other("this command calls no controller")),
     }
 }
+
+#[cfg(test)]
+mod tests;
