@@ -302,14 +302,18 @@ impl Member {
             ..
         } = self;
         let address = subnet.at(self.host, 0).ip();
+        // Who has a certificate already needs no token.
+        let join = match self.name == LEFTOVER.name {
+            true => String::new(),
+            false => format!(", join: {{tokenFile: {}}}", self.token_file()),
+        };
         let mut text = format!(
-            "workload: {{name: {name}, namespace: default, serviceAccount: {account}, address: {address}, \
+            "workload: {{name: {name}, namespace: default, serviceAccount: {account}, \
              labels: {{app: {account}, version: {version}}}}}\n\
-             controller: {{address: \"{}\", join: {{tokenFile: {}}}}}\n\
+             controller: {{address: \"{}\", workloadAddress: {address}{join}}}\n\
              state: {}\n\
              listen:\n",
             subnet.controller(),
-            self.token_file(),
             self.state(),
         );
         let listeners = [
