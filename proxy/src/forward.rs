@@ -27,9 +27,9 @@ use crate::{
         upgrade::PendingUpgrade,
         websocket::{self, WebSocketKey},
     },
-    plain,
+    plain, resolve,
     respond::{self, Failure, is_grpc},
-    snapshot::{NoRoute, Reach, Route, Snapshot},
+    snapshot::{NoRoute, Reach, Route},
     telemetry::Record,
     tunnel,
     upload::{Upload, UploadError},
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
     let (mut head, body) = request.into_parts();
     let mut record = worker.begin_record(&head, caller.version);
     let grpc = is_grpc(&head.headers);
-    let result = match plan(&worker, &caller, &mut head, &mut record) {
+    let result = match plan(&worker, &caller, &mut head, &mut record).await {
         Ok(Plan::Request(route, target)) => {
             exchange(&worker, caller.version, route, target, head, body, record).await
         }
@@ -113,11 +113,15 @@ enum Plan {
 }
 
 /// Reads the head, finds where it leads, and makes it fit to travel.
-fn plan(worker: &Worker, caller: &Caller, head: &mut Parts, record: &mut Record) -> Result<Plan, Failure> {
-    let snapshot = worker.snapshot();
+async fn plan(
+    worker: &Worker,
+    caller: &Caller,
+    head: &mut Parts,
+    record: &mut Record,
+) -> Result<Plan, Failure> {
     let target = Target::read(head)?;
     record.set_target(&target);
-    let route = route(&snapshot, &caller.destination, &target, &head.method)?;
+    let route = route(worker, &caller.destination, &target, &head.method).await?;
     // The application could get at them itself, but whom it serves might have written the destination.
     if let Route::External(address) = &route
         && worker.listeners.contains(*address)
@@ -138,16 +142,18 @@ fn plan(worker: &Worker, caller: &Caller, head: &mut Parts, record: &mut Record)
 }
 
 /// CONNECT always says where it leads; other requests may be on a connection that has said so already.
-fn route(snapshot: &Snapshot, meant: &Meant, target: &Target, method: &Method) -> Result<Route, Failure> {
+async fn route(worker: &Worker, meant: &Meant, target: &Target, method: &Method) -> Result<Route, NoRoute> {
     match meant {
-        Meant::Address(address) if *method != Method::CONNECT => return Ok(snapshot.by_address(*address)?),
+        Meant::Address(address) if *method != Method::CONNECT => {
+            return resolve::by_address(worker, *address).await;
+        }
         Meant::Service { host, port } if *method != Method::CONNECT => {
-            return Ok(snapshot.by_host(host, Some(*port))?);
+            return resolve::by_host(worker, host, Some(*port)).await;
         }
         Meant::Said | Meant::Address(_) | Meant::Service { .. } => {}
     }
     let authority = target.authority.as_ref().ok_or(NoRoute::NoDestination)?;
-    Ok(snapshot.by_host(authority.host(), authority.port_u16())?)
+    resolve::by_host(worker, authority.host(), authority.port_u16()).await
 }
 
 /// One more sidecar on the way of this request.
@@ -201,6 +207,7 @@ async fn exchange(
         let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
             let none = Failure::NoEndpoint {
                 unmeshed: backend.unmeshed_denied,
+                unready: backend.unready,
             };
             return Err(Refused {
                 failure: record.last_failure().unwrap_or(none),
@@ -225,7 +232,9 @@ async fn exchange(
         };
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects).await {
+        let may_repeat = is_idempotent(&head.method) && upload.can_restart();
+        let elsewhere = may_repeat && tried.len() + 1 < backend.endpoints.len().min(MAX_TRIES);
+        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, elsewhere).await {
             Ok((stream, answer)) => match refusal(&answer) {
                 None => {
                     record.on_answer(answer.status, Some(in_flight), upload.sent());
@@ -237,7 +246,7 @@ async fn exchange(
             Err(error) => Failure::Transport(error),
         };
         tried.push(endpoint.uid.clone());
-        if !may_retry(&failure, tried.len()) || !upload.can_restart() {
+        if !may_retry(&failure, &head.method, tried.len()) || !upload.can_restart() {
             return Err(Refused { failure, record });
         }
         record.on_retry(failure);
@@ -245,14 +254,28 @@ async fn exchange(
     }
 }
 
-/// Only what is proved unprocessed goes to another endpoint, whatever the method.
-pub(crate) fn may_retry(failure: &Failure, tries: usize) -> bool {
-    let unprocessed = match failure {
-        Failure::Transport(error) => error.processed() == Processed::No,
+/// What is proved unprocessed goes to another endpoint whatever the method. Where the peer may have acted on the request
+/// before it was lost, only what may be done twice is sent twice.
+pub(crate) fn may_retry(failure: &Failure, method: &Method, tries: usize) -> bool {
+    let is_safe = match failure {
+        Failure::Transport(error) => match error.kind() {
+            ErrorKind::Lost(_) | ErrorKind::Reset(_) | ErrorKind::Unresponsive => {
+                error.processed() == Processed::No || is_idempotent(method)
+            }
+            _ => error.processed() == Processed::No,
+        },
         Failure::Unprocessed(_) => true,
         _ => false,
     };
-    unprocessed && tries < MAX_TRIES
+    is_safe && tries < MAX_TRIES
+}
+
+/// Whether it means the same once or several times (RFC 9110 section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
 
 /// The peer's sidecar says that its application saw nothing: its reason.
@@ -261,13 +284,15 @@ pub(crate) fn refusal(answer: &ResponseHead) -> Option<String> {
     Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
 }
 
-/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along.
+/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along. A peer that has
+/// fallen silent is waited for unless the request can be done `elsewhere`.
 async fn attempt(
     worker: &Worker,
     peer: &PeerKey,
     head: &RequestHead,
     upload: &mut Upload,
     expects: &mut Option<Continue>,
+    elsewhere: bool,
 ) -> Result<(RequestStream, ResponseHead), Error> {
     let mut stream = open_stream(worker, peer).await?;
     stream.queue_request(head)?;
@@ -289,6 +314,9 @@ async fn attempt(
                         expects.send();
                     }
                     continue;
+                }
+                Poll::Pending if elsewhere && stream.recv.is_unresponsive() => {
+                    Poll::Ready(Err(ErrorKind::Unresponsive.into()))
                 }
                 other => other,
             };
