@@ -25,6 +25,7 @@ mod state;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -331,6 +332,15 @@ impl Bundle {
     }
 }
 
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority")
+            .field("options", &self.options)
+            .field("trust", &self.current().state.trust)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Whether what the caller says of itself can be entered in the ledger.
 fn check_holder(identity: &SpiffeId, holder: &v1::Holder) -> Result<(), SignError> {
     let wrong = |what: &str| Err(SignError::Holder(what.to_owned()));
@@ -365,4 +375,4 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

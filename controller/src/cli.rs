@@ -11,6 +11,7 @@
 //! | `status`, `proxy` | [`status`], [`proxy`] |
 //! | `token`, `ca`, `audit` | [`token`], [`ca`], [`audit`] |
 //! | `check`, `probe` | [`check`], [`probe`] |
+//! | `demo` | [`demo`] |
 
 mod args;
 mod audit;
@@ -19,6 +20,7 @@ mod check;
 mod connect;
 pub mod context;
 mod credential;
+mod demo;
 mod describe;
 mod documents;
 mod failure;
@@ -67,6 +69,9 @@ pub fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).unwrap_or(failure::FAILED).into();
         }
     };
+    if let Command::Lab(command) = &cli.command {
+        return weft_lab::cli::run(command);
+    }
     let mut screen = Screen::standard();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let code = match runtime {
@@ -111,6 +116,10 @@ async fn dispatch(cli: Cli, screen: &mut Screen) -> Result<Outcome, Failure> {
             screen.bytes(&script)?;
             Ok(Outcome::Done)
         }
+        Command::Demo(args) => Ok(match Box::pin(demo::run(&args)).await {
+            true => Outcome::Done,
+            false => Outcome::Differs,
+        }),
         Command::Version(args) => version::run(&args, &global, screen).await,
         Command::Check(args) => check::run(&args, &global, screen).await,
         command => {
@@ -140,7 +149,9 @@ async fn online(command: Command, session: &mut Session, screen: &mut Screen) ->
         | Command::Login(_)
         | Command::Completion { .. }
         | Command::Version(_)
-        | Command::Check(_) => Err(Failure::other("this command calls no controller")),
+        | Command::Check(_)
+        | Command::Demo(_)
+        | Command::Lab(_) => Err(Failure::other("this command calls no controller")),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod ca;
 pub mod catalog;
 pub mod cli;
 pub mod command;
+pub mod discover;
 pub mod fleet;
 pub mod hex;
 pub mod ledger;

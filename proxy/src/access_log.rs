@@ -22,6 +22,7 @@ use ::metrics::Counter;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
+use crate::log::Recent;
 use crate::metrics::Direction;
 
 /// A worker hands over its buffer when it has this much.
@@ -92,6 +93,7 @@ pub(crate) struct Entry<'e> {
 #[derive(Debug, Clone)]
 pub(crate) struct AccessLog {
     queue: Option<SyncSender<Lines>>,
+    recent: Recent,
     dropped: Counter,
 }
 
@@ -122,23 +124,38 @@ impl AccessLog {
     /// If the file cannot be opened or the thread not started.
     pub(crate) fn start(sink: &Sink, dropped: Counter) -> io::Result<(Self, Option<JoinHandle<()>>)> {
         let output: Box<dyn Write + Send> = match sink {
-            Sink::Off => return Ok((Self { queue: None, dropped }, None)),
+            Sink::Off => {
+                let log = Self {
+                    queue: None,
+                    recent: Recent::default(),
+                    dropped,
+                };
+                return Ok((log, None));
+            }
             Sink::Stdout => Box::new(io::stdout()),
             // Others may not read who talked to whom.
             Sink::File(path) => Box::new(File::options().append(true).create(true).mode(0o640).open(path)?),
         };
         let (queue, lines) = sync_channel(QUEUE);
         let counter = dropped.clone();
+        let recent = Recent::default();
+        let last = recent.clone();
         let thread = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_lines(output, &lines, &counter))?;
+            .spawn(move || write_lines(output, &lines, &last, &counter))?;
         Ok((
             Self {
                 queue: Some(queue),
+                recent,
                 dropped,
             },
             Some(thread),
         ))
+    }
+
+    /// Its last lines; none if it is off.
+    pub(crate) fn recent(&self) -> Option<&Recent> {
+        self.queue.is_some().then_some(&self.recent)
     }
 
     /// One worker's end.
@@ -343,7 +360,12 @@ fn needs_escape(character: char) -> bool {
 }
 
 /// The log's thread.
-fn write_lines(mut output: Box<dyn Write + Send>, queue: &Receiver<Lines>, dropped: &Counter) {
+fn write_lines(
+    mut output: Box<dyn Write + Send>,
+    queue: &Receiver<Lines>,
+    recent: &Recent,
+    dropped: &Counter,
+) {
     let mut failing = false;
     while let Ok(lines) = queue.recv() {
         match output.write_all(&lines.bytes).and_then(|()| output.flush()) {
@@ -356,6 +378,7 @@ fn write_lines(mut output: Box<dyn Write + Send>, queue: &Receiver<Lines>, dropp
                 }
             }
         }
+        recent.push(lines.bytes, usize::try_from(lines.count).unwrap_or(usize::MAX));
     }
 }
 
@@ -500,6 +523,7 @@ mod tests {
         (
             AccessLog {
                 queue: Some(queue),
+                recent,
                 dropped,
             },
             lines,
@@ -538,7 +562,7 @@ mod tests {
         }
         drop(queue);
         let full = File::options().write(true).open("/dev/full").unwrap();
-        write_lines(Box::new(full), &lines, &dropped);
+        write_lines(Box::new(full), &lines, &Recent::default(), &dropped);
         assert_eq!(count.load(Ordering::Relaxed), 6);
     }
 

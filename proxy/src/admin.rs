@@ -6,6 +6,7 @@
 //! All pages are GET and change nothing. Those on loopback refuse names in Host, so that no web page can read them
 //! through a name that it has pointed at 127.0.0.1 (DNS rebinding).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -44,7 +45,7 @@ pub(crate) enum Readiness {
     /// It does.
     Ready,
     /// Not yet, or not any more, and why.
-    NotReady(&'static str),
+    NotReady(Cow<'static, str>),
 }
 
 /// What one worker tells of itself.
@@ -340,7 +341,7 @@ mod tests {
         let pages = Pages {
             ready: Arc::new(move || match is_ready.load(Ordering::Relaxed) {
                 true => Readiness::Ready,
-                false => Readiness::NotReady("no certificate"),
+                false => Readiness::NotReady("no certificate".into()),
             }),
             snapshot: Arc::new(|| json!({ "services": ["default/web"] })),
             workers,

@@ -4,27 +4,46 @@
 //! never waits for it. They meet in channels: snapshots, credentials and the order to drain go out; questions go
 //! out with the way to answer them.
 
-use std::{error::Error, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    error::Error,
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, OnceLock},
+    thread::JoinHandle,
+    time::Duration,
+};
 
-use tokio::sync::watch;
-use weft_proto::{SpiffeId, TrustDomain, model::Mesh};
-use weft_transport::{EndpointState, TransportStats};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+use weft_proto::TrustDomain;
+use weft_transport::{EndpointState, TransportStats, credentials::Credentials};
 
 use crate::{
     admin::{Questions, Report},
     capture::{
         OutgoingSockets,
         rules::Table,
-        watch::{self as capture_watch, Health},
+        watch::{self as capture_watch, Health as CaptureHealth},
     },
-    compile::{Facts, compile},
-    config::Config,
+    compile::Unready,
+    config::{Config, Controller, Files, Origin},
+    control::{
+        Control, ControlState, Phase, Start as ControlStart, Told,
+        cache::Cache,
+        keeper::{Keeper, Kept},
+        questions::Sources,
+    },
+    demand::Demand,
     documents::{Documents, DocumentsWatcher},
     drain::{Drain, Drained, Signals},
+    health::{self, Health},
     identity::{Identity, IdentityFiles, IdentityWatcher},
+    log::Log,
     network,
-    snapshot::{Inbound, InboundPort, Snapshot},
-    status::{self, Status},
+    publish::Publisher,
+    snapshot::Snapshot,
+    status::{self, Served, Serving, Status},
     telemetry::Telemetry,
     thread::{self, Listen, Start},
 };
@@ -35,90 +54,305 @@ const GOODBYES: Duration = Duration::from_secs(3);
 /// How long the last lines of the access log may take.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
+/// How long the others may take to hear that this workload ends, before it takes nothing new.
+const PROPAGATION: Duration = Duration::from_secs(1);
+/// From the controller's word that they are told to when they know.
+const SPREAD: Duration = Duration::from_millis(100);
+
+/// Questions of workers that may wait for the control thread.
+const ASKS: usize = 1_024;
+
 /// Runs a proxy until it is told to end, and until what it was doing then is done.
 ///
 /// # Errors
 /// It could not start: what is missing or taken.
-pub(crate) async fn run(config: Config) -> Result<(), Box<dyn Error>> {
-    let config = Arc::new(config);
-    let (documents_watcher, documents) = DocumentsWatcher::load(&config.documents)?;
-    let trust_domain = documents.mesh.borrow().config.trust_domain.clone();
-    let (identity_watcher, identity) = load_identity(&config, &trust_domain)?;
-    let compiler = Compiler {
-        config: config.clone(),
-        facts: Facts::default(),
-    };
-    let (snapshots, snapshot) = watch::channel(Arc::new(compiler.compile(&documents, &identity, 1)?));
-    let mut signals = Signals::listen()?;
-    let telemetry = Telemetry::start(&config)?;
-    let (ask, questions) = status::questions(config.workers);
-    let shared = Shared {
-        snapshots: snapshot,
-        identity: identity.clone(),
-        drain: Drain::new(),
-        stats: Arc::default(),
-    };
-    let capture = match &config.capture {
-        Some(capture) => {
-            let table = Table::of(capture.instance.as_ref());
-            (capture_watch::follow(table).await, capture.required)
+pub(crate) async fn run(mut config: Config, log: Log) -> Result<(), Box<dyn Error>> {
+    match config.origin.clone() {
+        Origin::Files(files) => run_with_files(Arc::new(config), &files).await,
+        Origin::Controller(controller) => {
+            choose_mesh_ports(&mut config)?;
+            run_with_controller(Arc::new(config), controller, log).await
         }
-        None => (capture_watch::unused(), false),
+    }
+}
+
+async fn run_with_files(config: Arc<Config>, files: &Files) -> Result<(), Box<dyn Error>> {
+    let (documents_watcher, documents) = DocumentsWatcher::load(&files.documents)?;
+    let trust_domain = documents.mesh.borrow().config.trust_domain.clone();
+    let (identity_watcher, identity) = load_identity(&config, files, &trust_domain)?;
+    let (mut publisher, first) = Publisher::new(config.clone());
+    let mesh = documents.mesh.borrow().clone();
+    let id = identity.credentials.borrow().svid().id().clone();
+    publisher.publish(&mesh, &Unready::default(), &id)?;
+    let snapshots = first.await?;
+    let origin = status::Origin::Files {
+        documents: documents.problem.clone(),
+        identity: identity.problem.clone(),
     };
-    let workers = start_workers(&config, &shared, &telemetry, questions).await?;
-    let served = shared
-        .status(&documents, &telemetry, &workers.listen, capture)
-        .serve(&config, ask)
-        .await?;
+    let mut base = Base::start(config, origin).await?;
+    let shared = Shared {
+        snapshots,
+        credentials: identity.credentials.clone(),
+        demand: None,
+        drain: base.status.drain.clone(),
+        stats: base.status.stats.clone(),
+    };
+    let workers = base.start_workers(&shared).await?;
+    let served = base.serve().await?;
     tokio::spawn(identity_watcher.run());
     tokio::spawn(documents_watcher.run());
-    tokio::spawn(recompile(compiler, documents, identity, snapshots));
+    tokio::spawn(recompile(publisher, documents, identity));
     tracing::info!(mesh = ?workers.listen.mesh, outbound = ?workers.listen.outbound, "ready");
-    signals.next().await;
-    tracing::info!("draining: finishing what is under way");
-    shared.drain.begin();
-    let cut = match shared.drain.finish(config.drain_timeout, signals.next()).await {
-        Drained::Complete => 0,
-        Drained::Hurried(cut) | Drained::Deadline(cut) => cut,
+    base.signals.next().await;
+    base.finish(workers, served).await
+}
+
+/// The pages are there from the beginning, and say what is missing. What carries traffic begins with an identity and a
+/// configuration: before that, every connection is refused.
+async fn run_with_controller(
+    config: Arc<Config>,
+    controller: Controller,
+    log: Log,
+) -> Result<(), Box<dyn Error>> {
+    let cache = open_cache(&config, &controller)?;
+    let instance = format!("{:032x}", rand::random::<u128>());
+    let mark = config.capture.as_ref().and_then(|capture| capture.mark);
+    let (keeper, kept) = Keeper::new(&config.workload, &controller, mark, cache.clone(), &instance);
+    let Kept {
+        first,
+        state: rotation,
+        inputs,
+    } = kept;
+    let (state, control_seen) = watch::channel(ControlState::default());
+    let origin = status::Origin::Controller {
+        control: control_seen.clone(),
+        rotation: rotation.clone(),
     };
-    if cut > 0 {
-        tracing::warn!(cut, "no time left: what is still under way is cut");
-        shared.drain.cut();
+    let mut base = Base::start(config.clone(), origin).await?;
+    let told = base.told();
+    let served = base.serve().await?;
+    let mut tasks = Tasks(vec![tokio::spawn(keeper.run()).abort_handle()]);
+    let credentials = tokio::select! {
+        credentials = first => credentials?,
+        () = base.signals.next() => return Ok(()),
+    };
+    let (publisher, first) = Publisher::new(config.clone());
+    let (ask, asks) = mpsc::channel(ASKS);
+    let status = base.status.clone();
+    let control = Control::new(ControlStart {
+        mesh_port: config.listen.mesh.first().map(SocketAddr::port),
+        config,
+        controller,
+        instance,
+        publisher,
+        credentials: credentials.clone(),
+        rotation,
+        keeper: inputs,
+        asks,
+        told: told.subscribe(),
+        sources: Sources {
+            snapshot: Arc::new(move || status.snapshot()),
+            workers: base.ask.clone(),
+            log,
+            access_log: base.telemetry.recent().cloned(),
+        },
+        cache,
+        state,
+    });
+    tasks.0.push(tokio::spawn(control.run()).abort_handle());
+    let snapshots = tokio::select! {
+        snapshots = first => snapshots?,
+        () = base.signals.next() => return Ok(()),
+    };
+    let shared = Shared {
+        demand: Some(Demand::new(ask, snapshots.clone())),
+        snapshots,
+        credentials,
+        drain: base.status.drain.clone(),
+        stats: base.status.stats.clone(),
+    };
+    let workers = base.start_workers(&shared).await?;
+    told.send_modify(|told| told.phase = Phase::Serving);
+    tracing::info!(mesh = ?workers.listen.mesh, outbound = ?workers.listen.outbound, "ready");
+    base.signals.next().await;
+    tell_of_the_end(&told, control_seen, &mut base.signals).await;
+    base.finish(workers, served).await
+}
+
+/// Others are told first, and given the time to hear it: then nobody sends anything new to a proxy that takes nothing.
+async fn tell_of_the_end(
+    told: &watch::Sender<Told>,
+    mut control: watch::Receiver<ControlState>,
+    signals: &mut Signals,
+) {
+    tracing::info!("telling the controller that this workload ends");
+    told.send_modify(|told| told.phase = Phase::Draining);
+    let heard = async {
+        // Without a controller nobody can be told.
+        let known = control
+            .wait_for(|state| state.known_draining || state.controller.is_none())
+            .await;
+        if known.is_ok_and(|state| state.known_draining) {
+            tokio::time::sleep(SPREAD).await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(PROPAGATION, heard) => {}
+        () = signals.next() => {}
     }
-    workers.join().await;
-    drop(served);
-    telemetry.finish(LAST_LINES);
+}
+
+fn open_cache(config: &Config, controller: &Controller) -> Result<Option<Cache>, String> {
+    let Some(directory) = config.state.as_deref().filter(|_| controller.cache) else {
+        return Ok(None);
+    };
+    let cache = Cache::open(directory);
+    cache
+        .map(Some)
+        .map_err(|error| format!("state {}: {error}", directory.display()))
+}
+
+/// Others are told the port of the mesh before it is listened on, so any that is free is chosen here.
+fn choose_mesh_ports(config: &mut Config) -> Result<(), Box<dyn Error>> {
+    for address in config
+        .listen
+        .mesh
+        .iter_mut()
+        .filter(|address| address.port() == 0)
+    {
+        *address = UdpSocket::bind(*address)?.local_addr()?;
+    }
     Ok(())
+}
+
+/// Tasks that end with this.
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// What every proxy has, wherever its configuration comes from.
+struct Base {
+    config: Arc<Config>,
+    telemetry: Telemetry,
+    signals: Signals,
+    status: Status,
+    ask: crate::admin::Workers<Report>,
+    questions: Vec<Questions<Report>>,
+}
+
+impl Base {
+    async fn start(config: Arc<Config>, origin: status::Origin) -> Result<Self, Box<dyn Error>> {
+        let signals = Signals::listen()?;
+        let telemetry = Telemetry::start(&config)?;
+        let (ask, questions) = status::questions(config.workers);
+        let (capture, capture_required): (watch::Receiver<CaptureHealth>, bool) = match &config.capture {
+            Some(capture) => {
+                let table = Table::of(capture.instance.as_ref());
+                (capture_watch::follow(table).await, capture.required)
+            }
+            None => (capture_watch::unused(), false),
+        };
+        let status = Status {
+            serving: Arc::new(OnceLock::new()),
+            origin,
+            drain: Drain::new(),
+            stats: Arc::default(),
+            metrics: telemetry.metrics.clone(),
+            capture,
+            capture_required,
+        };
+        Ok(Self {
+            config,
+            telemetry,
+            signals,
+            status,
+            ask,
+            questions,
+        })
+    }
+
+    async fn serve(&self) -> Result<Served, status::PageError> {
+        self.status.clone().serve(&self.config, self.ask.clone()).await
+    }
+
+    /// What others are told of this workload, with what its health checks say.
+    fn told(&self) -> Arc<watch::Sender<Told>> {
+        let check = self.config.application.health.clone();
+        let told = Arc::new(watch::Sender::new(Told {
+            phase: Phase::Starting,
+            health: if check.is_some() {
+                Health::Unknown
+            } else {
+                Health::Ready
+            },
+            traffic: self.telemetry.traffic.clone(),
+        }));
+        if let Some(check) = check {
+            let (health, mut seen) = watch::channel(Health::Unknown);
+            let mark = self.config.capture.as_ref().and_then(|capture| capture.mark);
+            tokio::spawn(health::follow(
+                check,
+                self.config.application.address,
+                mark,
+                health,
+            ));
+            let told = told.clone();
+            tokio::spawn(async move {
+                while seen.changed().await.is_ok() {
+                    let new = seen.borrow_and_update().clone();
+                    told.send_modify(|told| told.health = new);
+                }
+            });
+        }
+        told
+    }
+
+    async fn start_workers(&mut self, shared: &Shared) -> Result<Workers, Box<dyn Error>> {
+        let questions = std::mem::take(&mut self.questions);
+        let workers = start_workers(&self.config, shared, &self.telemetry, questions).await?;
+        let serving = Serving {
+            credentials: shared.credentials.clone(),
+            snapshots: shared.snapshots.clone(),
+            mesh_ports: workers.listen.mesh.iter().map(SocketAddr::port).collect(),
+        };
+        // It is the first and only time.
+        let _ = self.status.serving.set(serving);
+        Ok(workers)
+    }
+
+    /// Takes nothing new, and finishes what is under way.
+    async fn finish(mut self, workers: Workers, served: Served) -> Result<(), Box<dyn Error>> {
+        tracing::info!("draining: finishing what is under way");
+        let drain = &self.status.drain;
+        drain.begin();
+        let cut = match drain.finish(self.config.drain_timeout, self.signals.next()).await {
+            Drained::Complete => 0,
+            Drained::Hurried(cut) | Drained::Deadline(cut) => cut,
+        };
+        if cut > 0 {
+            tracing::warn!(cut, "no time left: what is still under way is cut");
+            drain.cut();
+        }
+        workers.join().await;
+        drop(served);
+        self.telemetry.finish(LAST_LINES);
+        Ok(())
+    }
 }
 
 /// What the threads share.
 struct Shared {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    identity: Identity,
+    credentials: watch::Receiver<Arc<Credentials>>,
+    demand: Option<Demand>,
     drain: Drain,
     stats: Arc<TransportStats>,
-}
-
-impl Shared {
-    fn status(
-        &self,
-        documents: &Documents,
-        telemetry: &Telemetry,
-        listen: &Listen,
-        (capture, capture_required): (watch::Receiver<Health>, bool),
-    ) -> Status {
-        Status {
-            identity: self.identity.clone(),
-            documents: documents.clone(),
-            snapshots: self.snapshots.clone(),
-            drain: self.drain.clone(),
-            stats: self.stats.clone(),
-            metrics: telemetry.metrics.clone(),
-            capture,
-            capture_required,
-            mesh_ports: listen.mesh.iter().map(SocketAddr::port).collect(),
-        }
-    }
 }
 
 /// The threads that serve.
@@ -154,7 +388,8 @@ async fn start_workers(
             transport: Arc::default(),
             state: state.clone(),
             snapshots: shared.snapshots.clone(),
-            credentials: shared.identity.credentials.clone(),
+            demand: shared.demand.clone(),
+            credentials: shared.credentials.clone(),
             drain: shared.drain.clone(),
             questions,
             stats: shared.stats.clone(),
@@ -189,12 +424,13 @@ impl Workers {
 
 fn load_identity(
     config: &Config,
+    files: &Files,
     trust_domain: &TrustDomain,
 ) -> Result<(IdentityWatcher, Identity), Box<dyn Error>> {
     let files = IdentityFiles {
-        certificate: config.identity.certificate.clone(),
-        key: config.identity.key.clone(),
-        trust_bundle: config.identity.trust_bundle.clone(),
+        certificate: files.identity.certificate.clone(),
+        key: files.identity.key.clone(),
+        trust_bundle: files.identity.trust_bundle.clone(),
         expected: Some(config.workload.identity(trust_domain)?),
     };
     Ok(IdentityWatcher::load(files)?)
@@ -215,81 +451,8 @@ fn listen(config: &Config) -> Listen {
     }
 }
 
-/// Makes snapshots for this proxy.
-struct Compiler {
-    config: Arc<Config>,
-    facts: Facts,
-}
-
-impl Compiler {
-    fn compile(
-        &self,
-        documents: &Documents,
-        identity: &Identity,
-        generation: u64,
-    ) -> Result<Snapshot, Mismatch> {
-        let mesh = documents.mesh.borrow().clone();
-        let identity = identity.credentials.borrow().svid().id().clone();
-        if identity.trust_domain() != &mesh.config.trust_domain {
-            return Err(Mismatch {
-                identity,
-                mesh: mesh.config.trust_domain.to_string(),
-            });
-        }
-        let inbound = self.inbound(&mesh, identity);
-        Ok(compile(
-            &mesh,
-            &self.config.workload.namespace,
-            inbound,
-            &self.facts,
-            generation,
-        ))
-    }
-
-    fn inbound(&self, mesh: &Mesh, identity: SpiffeId) -> Inbound {
-        let (config, workload) = (&self.config, &self.config.workload);
-        let port = |port: &weft_proto::model::WorkloadPort| InboundPort {
-            port: port.port,
-            protocol: port.protocol,
-            address: SocketAddr::new(config.application.address, port.port),
-        };
-        let own = mesh
-            .workloads
-            .iter()
-            .find(|known| *known.name.name == *workload.name && *known.name.namespace == *workload.namespace);
-        let address = own.map_or(config.application.address, |own| own.address);
-        let host = match address {
-            std::net::IpAddr::V4(ip) => ip.to_string(),
-            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-        };
-        let full = format!("{}.{}", &*workload.name, &*workload.namespace);
-        Inbound {
-            identity,
-            mode: config.plaintext.mode.unwrap_or(mesh.config.inbound),
-            authorization: mesh.config.authorization,
-            ports: config.application.ports.iter().map(port).collect(),
-            plaintext_ports: config.plaintext.ports.clone(),
-            names: vec![host.into(), full.into()],
-        }
-    }
-}
-
-/// The certificate and the documents are not of one mesh.
-#[derive(Debug, thiserror::Error)]
-#[error("the certificate is for {identity}, but MeshConfig says trust domain {mesh}")]
-struct Mismatch {
-    identity: SpiffeId,
-    mesh: String,
-}
-
 /// Compiles anew when documents or identity change. What can't be compiled leaves the last good snapshot.
-async fn recompile(
-    compiler: Compiler,
-    mut documents: Documents,
-    mut identity: Identity,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-) {
-    let mut generation = 1;
+async fn recompile(mut publisher: Publisher, mut documents: Documents, mut identity: Identity) {
     loop {
         let changed = tokio::select! {
             changed = documents.mesh.changed() => changed,
@@ -298,12 +461,10 @@ async fn recompile(
         if changed.is_err() {
             return;
         }
-        generation += 1;
-        match compiler.compile(&documents, &identity, generation) {
-            Ok(snapshot) => {
-                tracing::info!(generation, "new configuration");
-                snapshots.send_replace(Arc::new(snapshot));
-            }
+        let mesh = documents.mesh.borrow_and_update().clone();
+        let id = identity.credentials.borrow_and_update().svid().id().clone();
+        match publisher.publish(&mesh, &Unready::default(), &id) {
+            Ok(snapshot) => tracing::info!(generation = snapshot.generation, "new configuration"),
             Err(error) => tracing::error!(%error, "the configuration does not fit; the last good one stays"),
         }
     }

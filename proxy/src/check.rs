@@ -8,8 +8,8 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    path::Path,
     process::ExitCode,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -23,9 +23,11 @@ use weft_transport::credentials::Credentials;
 use crate::{
     access_log::Sink,
     cli::Output,
-    config::{Config, error_of_file},
+    config::{Config, Controller, Files, Join, Origin, error_of_file},
+    control::token::JoinToken,
     documents::DocumentsWatcher,
     identity::{self, IdentityError, IdentityFiles, IdentityWatcher},
+    run_args::RunArgs,
 };
 
 /// What was found.
@@ -37,8 +39,8 @@ struct Findings {
 }
 
 /// Checks, and prints what was found. The exit code is 1 if there is an error.
-pub(crate) fn run(path: &Path, output: Output) -> ExitCode {
-    let findings = check(path, SystemTime::now());
+pub(crate) fn run(source: &RunArgs, output: Output) -> ExitCode {
+    let findings = check(source, SystemTime::now());
     // Nobody is left to be told if printing fails; the exit code still says it.
     let _ = match output {
         Output::Text => findings.print_text(&mut io::stdout(), &mut io::stderr()),
@@ -47,12 +49,12 @@ pub(crate) fn run(path: &Path, output: Output) -> ExitCode {
     findings.exit_code().into()
 }
 
-fn check(path: &Path, now: SystemTime) -> Findings {
+fn check(source: &RunArgs, now: SystemTime) -> Findings {
     let mut check = Check {
-        file: path.display().to_string(),
+        file: source.file(),
         findings: Findings::default(),
     };
-    match Config::load(path) {
+    match source.config() {
         Ok(config) => check.all(&config, now),
         Err(errors) => check.findings.errors = errors,
     }
@@ -70,22 +72,61 @@ impl Check {
     fn all(&mut self, config: &Config, now: SystemTime) {
         self.warn_of_listeners(config);
         self.check_directories(config);
-        let credentials = self.credentials(config, now);
-        let mesh = match DocumentsWatcher::load(&config.documents) {
+        match &config.origin {
+            Origin::Files(files) => {
+                let credentials = self.credentials(files, now);
+                let mesh = self.documents(files);
+                if let Some(credentials) = &credentials {
+                    self.check_identity(config, files, credentials.svid().id(), mesh.as_deref());
+                }
+                if let Some(mesh) = &mesh {
+                    self.check_own_workload(config, mesh);
+                    self.check_binds(config, mesh);
+                }
+                self.summarize(config, credentials.as_ref(), mesh.as_deref());
+            }
+            Origin::Controller(controller) => {
+                self.check_controller(config, controller);
+                self.summarize(config, None, None);
+            }
+        }
+    }
+
+    fn documents(&mut self, files: &Files) -> Option<Arc<Mesh>> {
+        match DocumentsWatcher::load(&files.documents) {
             Ok((_, documents)) => Some(documents.mesh.borrow().clone()),
             Err(errors) => {
                 self.findings.errors.extend(errors.0);
                 None
             }
-        };
-        if let Some(credentials) = &credentials {
-            self.check_identity(config, credentials.svid().id(), mesh.as_deref());
         }
-        if let Some(mesh) = &mesh {
-            self.check_own_workload(config, mesh);
-            self.check_binds(config, mesh);
+    }
+
+    /// What can be known before the controller is asked.
+    fn check_controller(&mut self, config: &Config, controller: &Controller) {
+        if let Some(join) = &controller.join
+            && let Err(why) = join
+                .read()
+                .and_then(|token| JoinToken::parse(&token).map_err(|error| error.to_string()))
+        {
+            let field = match join {
+                Join::Token(_) => "join",
+                Join::File(_) => "controller.join.tokenFile",
+            };
+            self.error(field, why);
         }
-        self.summarize(config, credentials.as_ref(), mesh.as_deref());
+        if config.state.is_none() {
+            self.warn(
+                "state",
+                "missing, and there is no home directory: nothing is kept, and a restart needs a new token"
+                    .to_owned(),
+            );
+        } else if controller.join.is_none() && !controller.cache {
+            self.error(
+                "controller.join",
+                "missing: without a token and without a cache there is no way to an identity".to_owned(),
+            );
+        }
     }
 
     /// An error of a field of the configuration.
@@ -161,20 +202,21 @@ impl Check {
     }
 
     /// The credentials, or an error for each file that cannot be read, or for all of them together.
-    fn credentials(&mut self, config: &Config, now: SystemTime) -> Option<Credentials> {
+    fn credentials(&mut self, files: &Files, now: SystemTime) -> Option<Credentials> {
+        let paths = &files.identity;
         let files = IdentityFiles {
-            certificate: config.identity.certificate.clone(),
-            key: config.identity.key.clone(),
-            trust_bundle: config.identity.trust_bundle.clone(),
+            certificate: paths.certificate.clone(),
+            key: paths.key.clone(),
+            trust_bundle: paths.trust_bundle.clone(),
             expected: None,
         };
-        let paths = [
+        let fields = [
             ("identity.certificate", &files.certificate),
             ("identity.key", &files.key),
             ("identity.trustBundle", &files.trust_bundle),
         ];
         let before = self.findings.errors.len();
-        for (field, path) in paths {
+        for (field, path) in fields {
             if let Err(error) = fs::File::open(path) {
                 self.error(field, format!("{}: cannot be read: {error}", path.display()));
             }
@@ -205,7 +247,7 @@ impl Check {
             identity::date(svid.not_before()),
             identity::date(svid.not_after()),
         );
-        let file = config.identity.certificate.display();
+        let file = paths.certificate.display();
         if now > svid.not_after() {
             self.error("identity.certificate", format!("{file}: it expired at {until}"));
         } else if now < svid.not_before() {
@@ -218,12 +260,12 @@ impl Check {
     }
 
     /// The certificate must be that of the workload, in the trust domain of the mesh.
-    fn check_identity(&mut self, config: &Config, found: &SpiffeId, mesh: Option<&Mesh>) {
+    fn check_identity(&mut self, config: &Config, files: &Files, found: &SpiffeId, mesh: Option<&Mesh>) {
         let trust_domain = mesh.map_or(found.trust_domain(), |mesh| &mesh.config.trust_domain);
         match config.workload.identity(trust_domain) {
             Ok(expected) if expected == *found => {}
             Ok(expected) => {
-                let file = config.identity.certificate.display();
+                let file = files.identity.certificate.display();
                 let message = format!("{file}: it is for {found}, and this workload is {expected}");
                 self.error("identity.certificate", message);
             }
@@ -341,6 +383,12 @@ impl Check {
                 svid.id(),
                 identity::date(svid.not_after())
             ));
+        }
+        if let Some(controller) = config.controller() {
+            lines.push(format!("controller {}", controller.addresses.join(", ")));
+            if let Some(state) = &config.state {
+                lines.push(format!("state     {}", state.display()));
+            }
         }
         if let Some(mesh) = mesh {
             let meshed = mesh
@@ -485,7 +533,7 @@ spec:
         }
 
         fn check_at(&self, now: SystemTime) -> Findings {
-            check(&self.0.path().join("web.yaml"), now)
+            check(&RunArgs::of_file(self.0.path().join("web.yaml")), now)
         }
 
         fn check(&self) -> Findings {
@@ -766,7 +814,7 @@ spec:
 
     #[test]
     fn a_missing_configuration() {
-        let findings = check(Path::new("/nowhere/web.yaml"), SystemTime::now());
+        let findings = check(&RunArgs::of_file("/nowhere/web.yaml".into()), SystemTime::now());
         let (_, stderr) = text(&findings);
         assert_eq!(
             stderr,

@@ -1,12 +1,10 @@
 //! The command line.
 
-use std::path::PathBuf;
-
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-use crate::{capture::command::CaptureCommand, demo::DemoArgs, dev_certs::DevCertsArgs};
+use crate::{capture::command::CaptureCommand, dev_certs::DevCertsArgs, run_args::RunArgs, wait::WaitArgs};
 
 /// The Weft sidecar: carries a workload's traffic over mutually authenticated HTTP/3.
 #[derive(Debug, Parser)]
@@ -23,18 +21,33 @@ Exit codes:
   2  wrong use of the command line
 
 See it work:
-  weft-proxy demo --once";
+  weft demo --once";
 
 const RUN_HELP: &str = "\
-Certificates and documents are read again when they change, and at once on SIGHUP; the last good ones stay in use \
+With a file that has them, certificates and documents are read again when they change, and at once on SIGHUP; the last good ones stay in use \
 while what is read is wrong. The configuration itself is read once. SIGTERM and SIGINT finish what is under way, up \
 to its drainTimeout, and end.
 
+With a controller, the first certificate is asked for with a join token and the others with the one before; key, \
+certificates and the last configuration are kept in the state directory, from which a restart goes on without the \
+controller. Names and addresses of services are asked of it at their first use.
+
 Examples:
+  weft-proxy run --controller 10.0.0.1:15010 --join TOKEN --service-account web --port 8080 --label app=web
   weft-proxy run --config web.yaml
   weft-proxy run --config web.yaml --log info,weft_transport=debug --log-format json
 
 Exit codes: 0 ended as told, 1 the configuration is wrong or the proxy could not start, 2 wrong use.";
+
+const WAIT_HELP: &str = "\
+Ready means: identity and configuration are there, and whatever else /ready asks for.
+
+Examples:
+  weft-proxy wait
+  weft-proxy wait --timeout 30s -- ./server --port 8080
+
+Exit codes: 0 ready (without a command), 1 failure, 2 wrong use, 3 not ready in time, 126 the command could not be run, \
+127 there is no such command; else those of the command.";
 
 const CHECK_HELP: &str = "\
 Reads what a proxy would read, and starts nothing. Errors are lines `FILE:LINE: FIELD: MESSAGE`, all of them at once. \
@@ -63,13 +76,6 @@ Examples:
 In the configuration of a proxy:
   identity: {certificate: certs/web.pem, key: certs/web.key, trustBundle: certs/ca.pem}";
 
-const DEMO_HELP: &str = "\
-Examples:
-  weft-proxy demo          leave the mesh up, and say how to call it
-  weft-proxy demo --once   end with a summary
-
-Exit codes: 0 all went well, 1 something failed, 2 wrong use.";
-
 const COMPLETION_HELP: &str = "\
 Examples:
   weft-proxy completion bash > /etc/bash_completion.d/weft-proxy
@@ -82,38 +88,36 @@ pub(crate) enum Command {
     /// Run a sidecar until SIGTERM, then finish what is under way
     #[command(after_help = RUN_HELP)]
     Run {
-        /// The proxy's file
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        source: Box<RunArgs>,
         #[command(flatten)]
         log: LogArgs,
     },
     /// Check a configuration, its documents and its certificates, and say all that is wrong
     #[command(after_help = CHECK_HELP)]
     Check {
-        /// The proxy's file
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        source: Box<RunArgs>,
         /// How to print the result
         #[arg(long, short, value_enum, default_value_t)]
         output: Output,
     },
+    /// Wait until the sidecar beside this is ready, then run a command
+    #[command(after_help = WAIT_HELP)]
+    Wait(WaitArgs),
     /// Bring an application's connections to its sidecar without its knowledge
     #[command(subcommand, after_help = CAPTURE_HELP)]
     Capture(CaptureCommand),
     /// Make a development CA and certificates for workloads
     #[command(after_help = DEV_CERTS_HELP)]
     DevCerts(DevCertsArgs),
-    /// Run example services with a sidecar each on this machine, and send traffic through them
-    #[command(after_help = DEMO_HELP)]
-    Demo(DemoArgs),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_HELP)]
     Completion {
         /// For which shell
         shell: Shell,
     },
-    /// An example service or load, for the demo
+    /// An example service or load, for tests
     #[command(subcommand, hide = true)]
     Lab(weft_lab::cli::Command),
 }
@@ -168,10 +172,10 @@ mod tests {
 
     #[test]
     fn run_has_defaults() {
-        let Command::Run { config, log } = parse("weft-proxy run --config web.yaml").unwrap().command else {
+        let Command::Run { source, log } = parse("weft-proxy run --config web.yaml").unwrap().command else {
             panic!()
         };
-        assert_eq!(config, PathBuf::from("web.yaml"));
+        assert_eq!(source.file(), "web.yaml");
         assert_eq!((log.log.as_str(), log.log_format), ("info", Output::Text));
         let line = "weft-proxy run --config web.yaml --log warn,weft_transport=debug --log-format json";
         let Command::Run { log, .. } = parse(line).unwrap().command else {

@@ -5,21 +5,29 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustc_hash::FxHashMap;
-use weft_proto::model::{Mesh, Service, ServicePort, Unmeshed, Workload, WorkloadPort};
+use rustc_hash::{FxHashMap, FxHashSet};
+use weft_proto::model::{
+    ExternalService, Mesh, Name, Resolution, Service, ServicePort, Unmeshed, Workload, WorkloadPort,
+};
 use weft_transport::PeerKey;
 
-use crate::snapshot::{Backend, Endpoint, Inbound, Load, Reach, Snapshot};
+use crate::snapshot::{Backend, Endpoint, External, Inbound, Load, Reach, Snapshot, Used};
+
+/// Workloads that are not to be chosen as endpoints of a service. They can be called by their own addresses.
+pub(crate) type Unready = FxHashSet<Name>;
 
 /// Facts about endpoints that outlive snapshots, one table for all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     loads: Mutex<FxHashMap<Arc<str>, Arc<Load>>>,
+    /// By service, workload or external service.
+    uses: Mutex<FxHashMap<Arc<str>, Arc<Used>>>,
 }
 
 /// Compiles the documents for a proxy in `namespace`.
 pub(crate) fn compile(
     mesh: &Mesh,
+    unready: &Unready,
     namespace: &str,
     inbound: Inbound,
     facts: &Facts,
@@ -27,6 +35,7 @@ pub(crate) fn compile(
 ) -> Snapshot {
     let mut compiler = Compiler {
         mesh,
+        unready,
         facts,
         by_address: FxHashMap::default(),
         by_name: FxHashMap::default(),
@@ -38,12 +47,17 @@ pub(crate) fn compile(
     for service in &mesh.services {
         compiler.add_service(service);
     }
+    let mut externals: FxHashMap<Box<str>, Vec<Arc<External>>> = FxHashMap::default();
+    for service in &mesh.external_services {
+        compiler.add_external(service, &mut externals);
+    }
     facts.forget_unused();
     Snapshot {
         generation,
         config: mesh.config.clone(),
         by_address: compiler.by_address,
         by_name: compiler.by_name,
+        externals,
         namespace: namespace.into(),
         inbound,
     }
@@ -51,6 +65,7 @@ pub(crate) fn compile(
 
 struct Compiler<'a> {
     mesh: &'a Mesh,
+    unready: &'a Unready,
     facts: &'a Facts,
     by_address: FxHashMap<SocketAddr, Arc<Backend>>,
     by_name: FxHashMap<Box<str>, Vec<Arc<Backend>>>,
@@ -66,6 +81,8 @@ impl Compiler<'_> {
                 port: port.port,
                 protocol: port.protocol,
                 unmeshed_denied: usize::from(endpoint.is_none()),
+                unready: 0,
+                used: self.facts.used(format!("workload {}", workload.uid)),
                 endpoints: endpoint.into_iter().map(Arc::new).collect(),
             };
             self.by_address
@@ -90,22 +107,52 @@ impl Compiler<'_> {
     fn service_port(&self, service: &Service, port: &ServicePort) -> Backend {
         let mut endpoints = Vec::new();
         let mut unmeshed_denied = 0;
+        let mut unready = 0;
         for workload in self.mesh.workloads_of(service) {
             let Some(target) = port.target_at(workload) else {
                 continue;
             };
+            if self.unready.contains(&workload.name) {
+                unready += 1;
+                continue;
+            }
             match self.endpoint(workload, target) {
                 Some(endpoint) => endpoints.push(Arc::new(endpoint)),
                 None => unmeshed_denied += 1,
             }
         }
-        let name = service.name.to_string().into();
+        let name: Arc<str> = service.name.to_string().into();
         Backend {
+            used: self.facts.used(format!("service {name}")),
+            unready,
             name,
             port: port.port,
             protocol: port.protocol,
             endpoints,
             unmeshed_denied,
+        }
+    }
+
+    fn add_external(
+        &self,
+        service: &ExternalService,
+        externals: &mut FxHashMap<Box<str>, Vec<Arc<External>>>,
+    ) {
+        let name: Arc<str> = service.name.to_string().into();
+        let external = Arc::new(External {
+            used: self.facts.used(format!("external {name}")),
+            name,
+            ports: service.ports.iter().map(|port| port.port).collect(),
+            addresses: match &service.resolution {
+                Resolution::Dns => Vec::new(),
+                Resolution::Static(addresses) => addresses.clone(),
+            },
+        });
+        for host in &service.hosts {
+            externals
+                .entry(host.to_string().into())
+                .or_default()
+                .push(external.clone());
         }
     }
 
@@ -136,9 +183,16 @@ impl Facts {
         loads.entry(uid.clone()).or_default().clone()
     }
 
+    fn used(&self, name: String) -> Arc<Used> {
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.entry(name.into()).or_default().clone()
+    }
+
     /// Drops what no snapshot and no request holds any more.
     fn forget_unused(&self) {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         loads.retain(|_, load| Arc::strong_count(load) > 1);
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.retain(|_, used| Arc::strong_count(used) > 1);
     }
 }

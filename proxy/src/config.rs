@@ -6,21 +6,25 @@
 //! | field | absent |
 //! |---|---|
 //! | `workload` | required: `name`; `namespace` and `serviceAccount` are `default`; no `labels` |
-//! | `state` | nothing is kept: after a restart, peers notice by their idle timeout that connections are gone |
-//! | `identity` | required: `certificate`, `key`, `trustBundle` |
-//! | `application` | `address` 127.0.0.1; no `ports`: it only calls others; `source` 127.0.0.6 on IPv4 loopback |
+//! | `state` | nothing is kept: after a restart, peers notice by their idle timeout that connections are gone; with a controller a directory of its own, see [`default_state`] |
+//! | `controller` | none: `address`, one or more `HOST:PORT`; `join.tokenFile`, for the first certificate |
+//! | `identity` | required without a controller: `certificate`, `key`, `trustBundle`; with one only `cache`: true |
+//! | `application` | `address` 127.0.0.1; no `ports`: it only calls others; `source` 127.0.0.6 on IPv4 loopback; `health`: not checked |
 //! | `listen` | see [`Listen::default`]; an empty list: no such listener |
 //! | `inbound` | `plaintext`: as MeshConfig says; no `plaintextPorts` |
 //! | `capture` | not looked after; `instance`: none, `mark`: none, `required`: true |
 //! | `binds` | none |
 //! | `workers` | 1 |
-//! | `documents` | required, one or more |
+//! | `documents` | required without a controller, one or more; none with one |
 //! | `accessLog` | `stdout`; also `none`, or the path of a file |
 //! | `drainTimeout` | `30s` |
 
 mod read;
 
+pub(crate) use read::duration;
+
 use std::{
+    fmt,
     fs::File,
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -36,8 +40,9 @@ use weft_proto::{
     names::{DnsLabel, DnsName, Labels},
     reader::read_document,
 };
+use zeroize::Zeroizing;
 
-use crate::access_log::Sink;
+use crate::{access_log::Sink, health::HealthCheck};
 
 /// Far above any real one; a bound on what a wrong path can make us read.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -51,8 +56,8 @@ pub(crate) struct Config {
     pub(crate) workload: Workload,
     /// The directory for keys of this process, 0700, made if it is missing. `None`: they end with the process.
     pub(crate) state: Option<PathBuf>,
-    /// Where the workload's credentials are.
-    pub(crate) identity: IdentityPaths,
+    /// Where certificates and documents come from.
+    pub(crate) origin: Origin,
     /// How the application is reached.
     pub(crate) application: Application,
     /// Where this proxy listens.
@@ -65,12 +70,60 @@ pub(crate) struct Config {
     pub(crate) binds: Vec<Bind>,
     /// How many threads carry traffic: 1 to 64.
     pub(crate) workers: u8,
-    /// Files with the documents of the mesh. Never empty, none twice.
-    pub(crate) documents: Vec<PathBuf>,
     /// Where the access log goes.
     pub(crate) access_log: Sink,
     /// How long a drain may take before it cuts what is still under way; at most an hour.
     pub(crate) drain_timeout: Duration,
+}
+
+/// Where a proxy has its certificates and documents from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Files.
+    Files(Files),
+    /// A controller.
+    Controller(Controller),
+}
+
+/// Certificates and documents in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Files {
+    /// Where the workload's credentials are.
+    pub(crate) identity: IdentityPaths,
+    /// Files with the documents of the mesh. Never empty, none twice.
+    pub(crate) documents: Vec<PathBuf>,
+}
+
+/// How the controller is reached, and what it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Controller {
+    /// `HOST:PORT` of each. Never empty.
+    pub(crate) addresses: Vec<String>,
+    /// What the first certificate is asked for with. `None`: there is one in the state directory.
+    pub(crate) join: Option<Join>,
+    /// Whether identity and configuration are kept in the state directory.
+    pub(crate) cache: bool,
+    /// Where others reach this workload. `None`: where its connection to the controller comes from.
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// Where a join token is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Join {
+    /// Here.
+    Token(Zeroizing<String>),
+    /// In a file, which is read whenever it is needed.
+    File(PathBuf),
+}
+
+impl fmt::Debug for Join {
+    /// Never the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(_) => f.write_str("Token"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 /// Which workload of the mesh this is.
@@ -103,6 +156,8 @@ pub(crate) struct Application {
     /// Where connections to it come from, of the same family as its address. `None`: from where the connector of
     /// the application's side says.
     pub(crate) source: Option<IpAddr>,
+    /// How it is asked whether it is well. `None`: it counts as such.
+    pub(crate) health: Option<HealthCheck>,
 }
 
 /// What is done with connections that the kernel redirected to the inbound listener.
@@ -173,6 +228,38 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The files that certificates and documents come from, if they do.
+    pub(crate) fn files(&self) -> Option<&Files> {
+        match &self.origin {
+            Origin::Files(files) => Some(files),
+            Origin::Controller(_) => None,
+        }
+    }
+
+    /// The controller that they come from, if they do.
+    pub(crate) fn controller(&self) -> Option<&Controller> {
+        match &self.origin {
+            Origin::Files(_) => None,
+            Origin::Controller(controller) => Some(controller),
+        }
+    }
+}
+
+/// Where a proxy with a controller keeps its state unless it is told: below `/var/lib` as root, else where the user's
+/// programs keep theirs. One directory a workload: two proxies must not have the same keys.
+pub(crate) fn default_state(workload: &Workload) -> Option<PathBuf> {
+    let name = format!("{}.{}", workload.name, workload.namespace);
+    if nix::unistd::geteuid().is_root() {
+        return Some(Path::new("/var/lib/weft-proxy").join(name));
+    }
+    let base = match std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty()) {
+        Some(base) => PathBuf::from(base),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".local/state"),
+    };
+    Some(base.join("weft").join(name))
+}
+
 impl Workload {
     /// The identity that this workload must have in a trust domain: its certificate's, and what peers dial it by.
     ///
@@ -234,6 +321,7 @@ impl Default for Application {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             ports: Vec::new(),
             source: None,
+            health: None,
         }
     }
 }

@@ -27,9 +27,9 @@ use crate::{
         upgrade::PendingUpgrade,
         websocket::{self, WebSocketKey},
     },
-    plain,
+    plain, resolve,
     respond::{self, Failure, is_grpc},
-    snapshot::{NoRoute, Reach, Route, Snapshot},
+    snapshot::{NoRoute, Reach, Route},
     telemetry::Record,
     tunnel,
     upload::{Upload, UploadError},
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
     let (mut head, body) = request.into_parts();
     let mut record = worker.begin_record(&head, caller.version);
     let grpc = is_grpc(&head.headers);
-    let result = match plan(&worker, &caller, &mut head, &mut record) {
+    let result = match plan(&worker, &caller, &mut head, &mut record).await {
         Ok(Plan::Request(route, target)) => {
             exchange(&worker, caller.version, route, target, head, body, record).await
         }
@@ -113,11 +113,15 @@ enum Plan {
 }
 
 /// Reads the head, finds where it leads, and makes it fit to travel.
-fn plan(worker: &Worker, caller: &Caller, head: &mut Parts, record: &mut Record) -> Result<Plan, Failure> {
-    let snapshot = worker.snapshot();
+async fn plan(
+    worker: &Worker,
+    caller: &Caller,
+    head: &mut Parts,
+    record: &mut Record,
+) -> Result<Plan, Failure> {
     let target = Target::read(head)?;
     record.set_target(&target);
-    let route = route(&snapshot, &caller.destination, &target, &head.method)?;
+    let route = route(worker, &caller.destination, &target, &head.method).await?;
     // The application could get at them itself, but whom it serves might have written the destination.
     if let Route::External(address) = &route
         && worker.listeners.contains(*address)
@@ -138,16 +142,18 @@ fn plan(worker: &Worker, caller: &Caller, head: &mut Parts, record: &mut Record)
 }
 
 /// CONNECT always says where it leads; other requests may be on a connection that has said so already.
-fn route(snapshot: &Snapshot, meant: &Meant, target: &Target, method: &Method) -> Result<Route, Failure> {
+async fn route(worker: &Worker, meant: &Meant, target: &Target, method: &Method) -> Result<Route, NoRoute> {
     match meant {
-        Meant::Address(address) if *method != Method::CONNECT => return Ok(snapshot.by_address(*address)?),
+        Meant::Address(address) if *method != Method::CONNECT => {
+            return resolve::by_address(worker, *address).await;
+        }
         Meant::Service { host, port } if *method != Method::CONNECT => {
-            return Ok(snapshot.by_host(host, Some(*port))?);
+            return resolve::by_host(worker, host, Some(*port)).await;
         }
         Meant::Said | Meant::Address(_) | Meant::Service { .. } => {}
     }
     let authority = target.authority.as_ref().ok_or(NoRoute::NoDestination)?;
-    Ok(snapshot.by_host(authority.host(), authority.port_u16())?)
+    resolve::by_host(worker, authority.host(), authority.port_u16()).await
 }
 
 /// One more sidecar on the way of this request.
@@ -201,6 +207,7 @@ async fn exchange(
         let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
             let none = Failure::NoEndpoint {
                 unmeshed: backend.unmeshed_denied,
+                unready: backend.unready,
             };
             return Err(Refused {
                 failure: record.last_failure().unwrap_or(none),

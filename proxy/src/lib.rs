@@ -11,7 +11,8 @@ mod check;
 mod cli;
 mod compile;
 mod config;
-mod demo;
+mod control;
+mod demand;
 mod detect;
 mod dev_certs;
 mod direct;
@@ -20,39 +21,48 @@ mod drain;
 mod forward;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod health;
 mod identity;
 mod inbound;
 mod local;
+mod log;
 mod memory;
 mod metrics;
 mod network;
 mod outbound;
 mod plain;
+mod publish;
+mod resolve;
 mod respond;
+mod rotation;
+mod run_args;
 mod snapshot;
 mod status;
 mod telemetry;
 mod thread;
 mod tunnel;
 mod upload;
+mod wait;
 mod watch_files;
 mod worker;
 
-use std::{error::Error, io, path::Path, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
 use clap::{CommandFactory, Parser};
-use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, LogArgs, Output};
+use crate::{
+    cli::{Cli, Command, LogArgs},
+    run_args::RunArgs,
+};
 
 /// The whole of the binary `weft-proxy`.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { config, log } => run(&config, &log),
-        Command::Check { config, output } => return check::run(&config, output),
+        Command::Run { source, log } => run(&source, &log),
+        Command::Check { source, output } => return check::run(&source, output),
+        Command::Wait(args) => return wait::run(&args),
         Command::Capture(command) => return capture::command::run(&command),
         Command::DevCerts(args) => dev_certs(&args),
-        Command::Demo(args) => return demo::run(&args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "weft-proxy", &mut io::stdout());
             Ok(())
@@ -68,13 +78,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(config: &Path, log: &LogArgs) -> Result<(), Box<dyn Error>> {
-    start_log(log)?;
-    let config = config::Config::load(config).map_err(documents::ConfigErrors)?;
+fn run(source: &RunArgs, log: &LogArgs) -> Result<(), Box<dyn Error>> {
+    let log = log::Log::start(log)?;
+    let config = source.config().map_err(documents::ConfigErrors)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(app::run(config));
+    let result = runtime.block_on(app::run(config, log));
     // Not a drop: that would wait for workers whose peers do not say goodbye.
     runtime.shutdown_background();
     result
@@ -83,18 +93,6 @@ fn run(config: &Path, log: &LogArgs) -> Result<(), Box<dyn Error>> {
 fn dev_certs(args: &dev_certs::DevCertsArgs) -> Result<(), Box<dyn Error>> {
     for written in dev_certs::write(args)? {
         println!("{written}");
-    }
-    Ok(())
-}
-
-fn start_log(log: &LogArgs) -> Result<(), Box<dyn Error>> {
-    let filter = EnvFilter::try_new(&log.log).map_err(|error| format!("--log {}: {error}", log.log))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    match log.log_format {
-        Output::Text => subscriber.init(),
-        Output::Json => subscriber.json().init(),
     }
     Ok(())
 }

@@ -101,10 +101,31 @@ declare! {
         "When this workload's certificate ends, in seconds since 1970.";
     CAPTURE_INTACT = Gauge "weft_capture_intact", Count,
         "1 if the kernel's rules that bring the application's connections here are as they were installed, 0 if not or if they can't be read; absent where none are configured.";
+    CONTROLLER_CONNECTED = Gauge "weft_controller_connected", Count,
+        "1 while there is a stream to a controller, else 0; absent where none is configured.";
+    CONFIGURATION_REFUSED = Gauge "weft_configuration_refused", Count,
+        "1 if the last update of the controller was refused and the last good configuration is in use, else 0.";
+    CONFIGURATION_CACHED = Gauge "weft_configuration_cached", Count,
+        "1 while the configuration in use is that of the state directory, else 0.";
+    RENEWAL_FAILING_SINCE = Gauge "weft_renewal_failing_since_seconds", Seconds,
+        "Since when no new certificate could be had, in seconds since 1970; 0 if it can.";
     LOG_DROPPED = Counter "weft_access_log_dropped_total", Count,
         "Access-log lines dropped because they could not be written as fast as they came.";
     BUILD = Gauge "weft_build_info", Count,
         "1, with the version as a label.";
+}
+
+/// How the control plane is, for [`Metrics::set_control`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ControlFigures {
+    /// There is a stream to a controller.
+    pub(crate) connected: bool,
+    /// The last update was refused.
+    pub(crate) refused: bool,
+    /// What is in use is from the state directory.
+    pub(crate) cached: bool,
+    /// Since when no new certificate could be had.
+    pub(crate) renewal_failing_since: Option<SystemTime>,
 }
 
 /// Which side of the mesh a request was served on.
@@ -377,6 +398,19 @@ impl Metrics {
     pub(crate) fn set_svid_not_after(&self, not_after: SystemTime) {
         let seconds = not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.gauge(SVID_NOT_AFTER, Vec::new()).set(seconds.as_secs_f64());
+    }
+
+    /// How the control plane is.
+    pub(crate) fn set_control(&self, figures: &ControlFigures) {
+        let set = |name, value: bool| self.gauge(name, Vec::new()).set(f64::from(value));
+        set(CONTROLLER_CONNECTED, figures.connected);
+        set(CONFIGURATION_REFUSED, figures.refused);
+        set(CONFIGURATION_CACHED, figures.cached);
+        let since = figures
+            .renewal_failing_since
+            .and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        self.gauge(RENEWAL_FAILING_SINCE, Vec::new())
+            .set(since.unwrap_or_default().as_secs_f64());
     }
 
     /// Sorts the samples of the histograms into their buckets. To be called every [`UPKEEP`].

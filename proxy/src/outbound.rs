@@ -19,6 +19,7 @@ use crate::{
     detect::{Declared, Detection, Event, First, Step},
     forward::{self, Caller, Meant},
     local::{HttpVersion, io::LocalStream, server},
+    resolve,
     respond::Failure,
     snapshot::{NoRoute, Route},
     telemetry::Record,
@@ -59,7 +60,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Socke
             return LocalStream::new(stream, Bytes::new()).reset();
         }
     };
-    let plan = plan(&worker, destination, &door);
+    let plan = plan(&worker, destination, &door).await;
     let open = || -> Opening<'_> { Box::pin(open_probe(&worker, &plan.route)) };
     let decision = detect(&stream, plan.declared, plan.remembered, open).await;
     if let (Some(first), Ok(Route::Backend(backend))) = (decision.first, &plan.route)
@@ -97,11 +98,10 @@ fn destination(
     capture::destination(&accepted, &worker.listeners, &worker.outgoing).map_err(|refusal| refusal.reason())
 }
 
-fn plan(worker: &Worker, destination: Destination, door: &Door) -> Plan {
-    let snapshot = worker.snapshot();
+async fn plan(worker: &Worker, destination: Destination, door: &Door) -> Plan {
     let route = match (door, destination) {
-        (Door::Bind { host, port }, _) => snapshot.by_host(host, Some(*port)),
-        (Door::Outbound, Destination::Original(address)) => snapshot.by_address(address),
+        (Door::Bind { host, port }, _) => resolve::by_host(worker, host, Some(*port)).await,
+        (Door::Outbound, Destination::Original(address)) => resolve::by_address(worker, address).await,
         // Each request says where it goes, so there must be requests.
         (Door::Outbound, Destination::Explicit) => {
             let route = Err(NoRoute::NoDestination);

@@ -31,8 +31,8 @@ pub(crate) enum Failure {
     Head(HeadError),
     /// The destination leads nowhere.
     NoRoute(NoRoute),
-    /// The backend has no endpoint that may be used; `unmeshed` were left out.
-    NoEndpoint { unmeshed: usize },
+    /// The backend has no endpoint that may be used; so many were left out.
+    NoEndpoint { unmeshed: usize, unready: usize },
     /// Every endpoint was tried; the last error.
     Transport(Error),
     /// Every endpoint refused for now; the last one's reason.
@@ -69,7 +69,8 @@ impl Failure {
         match self {
             Self::Head(error) => error.reason(),
             Self::NoRoute(no_route) => no_route.reason(),
-            Self::NoEndpoint { unmeshed: 0 } => "no_endpoint",
+            Self::NoEndpoint { unready: 1.., .. } => "no_ready_endpoint",
+            Self::NoEndpoint { unmeshed: 0, .. } => "no_endpoint",
             Self::NoEndpoint { .. } => "unmeshed_denied",
             Self::Transport(error) => error.reason(),
             Self::Unprocessed(_) => "refused_by_endpoint",
@@ -92,7 +93,12 @@ impl Failure {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Head(error) => error.status(),
-            Self::NoRoute(NoRoute::UnknownInMesh | NoRoute::EgressDenied) => StatusCode::BAD_GATEWAY,
+            Self::NoRoute(NoRoute::UnknownInMesh | NoRoute::EgressDenied | NoRoute::Unresolved) => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::NoRoute(NoRoute::ControllerUnavailable | NoRoute::TooManyNames) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::NoRoute(NoRoute::OwnListener) => StatusCode::LOOP_DETECTED,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::NoEndpoint { .. } | Self::Unprocessed(_) | Self::TunnelLimit => {
@@ -133,8 +139,14 @@ impl Failure {
         match self {
             Self::Head(error) | Self::BadResponse(error) => error.to_string(),
             Self::NoRoute(no_route) => no_route.to_string(),
-            Self::NoEndpoint { unmeshed: 0 } => "the service has no endpoint".to_owned(),
-            Self::NoEndpoint { unmeshed } => {
+            Self::NoEndpoint {
+                unready: unready @ 1..,
+                ..
+            } => {
+                format!("none of the service's endpoints is ready ({unready} are not, or end)")
+            }
+            Self::NoEndpoint { unmeshed: 0, .. } => "the service has no endpoint".to_owned(),
+            Self::NoEndpoint { unmeshed, .. } => {
                 format!("{unmeshed} endpoints have no sidecar, and MeshConfig does not say `unmeshed: allow`")
             }
             Self::Transport(error) | Self::UnsendableResponse(error) => error.to_string(),

@@ -2,10 +2,11 @@
 //! request.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
 };
 
@@ -27,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(super) by_address: FxHashMap<SocketAddr, Arc<Backend>>,
     /// The ports of a service, by `name.namespace`.
     pub(super) by_name: FxHashMap<Box<str>, Vec<Arc<Backend>>>,
+    /// Hosts outside the mesh that may be called, in lower case.
+    pub(super) externals: FxHashMap<Box<str>, Vec<Arc<External>>>,
     /// The namespace in which a name without one is looked up.
     pub(super) namespace: Box<str>,
     pub(crate) inbound: Inbound,
@@ -44,6 +47,26 @@ pub(crate) struct Backend {
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Endpoints left out because they have no sidecar and the mesh does not allow that.
     pub(crate) unmeshed_denied: usize,
+    /// Endpoints left out because they are not ready, or end.
+    pub(crate) unready: usize,
+    /// Whether somebody asked for it since somebody last looked.
+    pub(crate) used: Arc<Used>,
+}
+
+/// Whether something was used. It outlives snapshots.
+#[derive(Debug, Default)]
+pub(crate) struct Used(AtomicBool);
+
+/// A host outside the mesh that may be called, even where egress is denied.
+#[derive(Debug)]
+pub(crate) struct External {
+    /// `NAMESPACE/NAME` of the document.
+    pub(crate) name: Arc<str>,
+    /// Never empty.
+    pub(crate) ports: Vec<u16>,
+    /// Its addresses; empty: the DNS knows them.
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) used: Arc<Used>,
 }
 
 /// One workload's port behind a backend.
@@ -124,6 +147,12 @@ pub(crate) enum NoRoute {
     NoDestination,
     #[error("the destination is a listener of this proxy")]
     OwnListener,
+    #[error("the controller can't be asked for this name or address")]
+    ControllerUnavailable,
+    #[error("too many names and addresses are asked for that are not known")]
+    TooManyNames,
+    #[error("this host outside the mesh has no address now, or one that is not outside")]
+    Unresolved,
 }
 
 impl NoRoute {
@@ -136,6 +165,9 @@ impl NoRoute {
             Self::AmbiguousPort => "ambiguous_port",
             Self::NoDestination => "no_destination",
             Self::OwnListener => "own_listener",
+            Self::ControllerUnavailable => "controller_unavailable",
+            Self::TooManyNames => "too_many_names",
+            Self::Unresolved => "unresolved",
         }
     }
 }
@@ -155,11 +187,19 @@ impl Snapshot {
         addresses.chain(names)
     }
 
+    /// Every host outside the mesh that may be called, for operators.
+    pub(crate) fn externals(&self) -> impl Iterator<Item = (&str, &External)> {
+        self.externals
+            .iter()
+            .flat_map(|(host, all)| all.iter().map(move |external| (&**host, &**external)))
+    }
+
     /// Where an address leads: a service, then one workload, then out of the mesh if it is outside. An address
     /// that belongs to the mesh and is not known is refused: it must never be reached in the clear.
     pub(crate) fn by_address(&self, destination: SocketAddr) -> Result<Route, NoRoute> {
         let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
         if let Some(backend) = self.by_address.get(&destination) {
+            backend.used.mark();
             return Ok(Route::Backend(backend.clone()));
         }
         if self.config.contains(destination.ip()) {
@@ -167,6 +207,7 @@ impl Snapshot {
         }
         match self.config.egress {
             Egress::Allow => Ok(Route::External(destination)),
+            Egress::Deny if self.is_declared_outside(destination) => Ok(Route::External(destination)),
             Egress::Deny => Err(NoRoute::EgressDenied),
         }
     }
@@ -178,17 +219,89 @@ impl Snapshot {
             return self.by_address(SocketAddr::new(ip, port.unwrap_or(HTTP_PORT)));
         }
         let host = host.strip_suffix('.').unwrap_or(host);
-        let host = [".svc.cluster.local", ".svc"]
-            .iter()
-            .find_map(|suffix| host.strip_suffix(suffix))
-            .unwrap_or(host);
-        let ports = match host.contains('.') {
-            true => self.by_name.get(host),
-            false => self.by_name.get(format!("{host}.{}", self.namespace).as_str()),
+        let short = short_name(host);
+        let ports = match short.contains('.') {
+            true => self.by_name.get(short),
+            false => self.by_name.get(format!("{short}.{}", self.namespace).as_str()),
         };
-        let ports = ports.ok_or(NoRoute::UnknownName)?;
-        select_port(ports, port).map(|backend| Route::Backend(backend.clone()))
+        let Some(ports) = ports else {
+            return self.by_external(host, port);
+        };
+        let backend = select_port(ports, port)?;
+        backend.used.mark();
+        Ok(Route::Backend(backend.clone()))
     }
+
+    /// A host that a document declares to be outside, with the port that is meant.
+    pub(crate) fn external(&self, host: &str, port: Option<u16>) -> Result<(&Arc<External>, u16), NoRoute> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let externals = self.externals.get(host).ok_or(NoRoute::UnknownName)?;
+        let find = |number| externals.iter().find(|external| external.ports.contains(&number));
+        let mut ports = externals.iter().flat_map(|external| &external.ports);
+        let port = match (port, ports.next(), ports.next()) {
+            (Some(port), _, _) => port,
+            (None, Some(only), None) => *only,
+            (None, _, _) => HTTP_PORT,
+        };
+        let external = find(port).ok_or(NoRoute::UnknownPort)?;
+        external.used.mark();
+        Ok((external, port))
+    }
+
+    /// `Unresolved`: the DNS knows its address.
+    fn by_external(&self, host: &str, port: Option<u16>) -> Result<Route, NoRoute> {
+        let (external, port) = self.external(host, port)?;
+        let address = external.addresses.first().ok_or(NoRoute::Unresolved)?;
+        Ok(Route::External(SocketAddr::new(*address, port)))
+    }
+
+    fn is_declared_outside(&self, destination: SocketAddr) -> bool {
+        self.externals.values().flatten().any(|external| {
+            let is_it = external.ports.contains(&destination.port())
+                && external.addresses.contains(&destination.ip());
+            if is_it {
+                external.used.mark();
+            }
+            is_it
+        })
+    }
+
+    /// Who was used since this was last asked: names as [`full_name`](Self::full_name) has them, and addresses.
+    pub(crate) fn take_used(&self) -> (HashSet<String>, HashSet<IpAddr>) {
+        let is_used = |backend: &Arc<Backend>| backend.used.is_marked();
+        let names = self.by_name.iter().filter(|(_, ports)| ports.iter().any(is_used));
+        let names = names.map(|(name, _)| name.to_string());
+        let is_called = |external: &Arc<External>| external.used.is_marked();
+        let hosts = self.externals.iter().filter(|(_, all)| all.iter().any(is_called));
+        let names = names.chain(hosts.map(|(host, _)| host.to_string())).collect();
+        let addresses = self.by_address.iter().filter(|(_, backend)| is_used(backend));
+        let addresses = addresses.map(|(address, _)| address.ip()).collect();
+        let used = self.by_name.values().flatten().chain(self.by_address.values());
+        used.for_each(|backend| backend.used.clear());
+        self.externals
+            .values()
+            .flatten()
+            .for_each(|external| external.used.clear());
+        (names, addresses)
+    }
+
+    /// A host in the one spelling by which it is asked for: `web.default` for a service, whatever the application wrote.
+    pub(crate) fn full_name(&self, host: &str) -> String {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let short = short_name(&host);
+        match short.contains('.') {
+            true => short.to_owned(),
+            false => format!("{short}.{}", self.namespace),
+        }
+    }
+}
+
+/// Without what the DNS of a cluster appends to the name of a service.
+fn short_name(host: &str) -> &str {
+    [".svc.cluster.local", ".svc"]
+        .iter()
+        .find_map(|suffix| host.strip_suffix(suffix))
+        .unwrap_or(host)
 }
 
 /// What a URL of scheme `http` means without a port.
@@ -204,7 +317,8 @@ fn select_port(ports: &[Arc<Backend>], port: Option<u16>) -> Result<&Arc<Backend
     }
 }
 
-fn address(host: &str) -> Option<IpAddr> {
+/// The address that a host is, if it is one.
+pub(crate) fn address(host: &str) -> Option<IpAddr> {
     host.strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(host)
@@ -237,6 +351,23 @@ impl Endpoint {
             Reach::Mesh(peer) => Some(&peer.identity),
             Reach::Plain(_) => None,
         }
+    }
+}
+
+impl Used {
+    /// It is used. Nearly always it is marked already, and then its cache line is only read.
+    pub(crate) fn mark(&self) {
+        if !self.0.load(Relaxed) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    fn is_marked(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    fn clear(&self) {
+        self.0.store(false, Relaxed);
     }
 }
 

@@ -1,20 +1,28 @@
 //! What an operator sees of a running proxy, and the metrics that are read when someone looks.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use weft_transport::{ConnectionInfo, HandshakeFailure, Listener, Move, Overload, PeerKey, TransportStats};
+use weft_transport::{
+    ConnectionInfo, HandshakeFailure, Listener, Move, Overload, PeerKey, TransportStats,
+    credentials::Credentials,
+};
 
 use crate::{
     admin::{self, Pages, Questions, Readiness, Report, Workers},
     capture::watch::Health,
     config::Config,
-    documents::Documents,
+    control::{ControlState, keeper::RotationState},
     drain::Drain,
-    identity::Identity,
     memory,
-    metrics::{Metrics, PathFigures, TransportFigures, UPKEEP},
+    metrics::{ControlFigures, Metrics, PathFigures, TransportFigures, UPKEEP},
     snapshot::{Backend, Reach, Snapshot},
     worker::Worker,
 };
@@ -22,9 +30,9 @@ use crate::{
 /// Everything that the pages are made of.
 #[derive(Clone)]
 pub(crate) struct Status {
-    pub(crate) identity: Identity,
-    pub(crate) documents: Documents,
-    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Empty before identity and configuration are there.
+    pub(crate) serving: Arc<OnceLock<Serving>>,
+    pub(crate) origin: Origin,
     pub(crate) drain: Drain,
     pub(crate) stats: Arc<TransportStats>,
     pub(crate) metrics: Arc<Metrics>,
@@ -32,8 +40,28 @@ pub(crate) struct Status {
     pub(crate) capture: watch::Receiver<Health>,
     /// Whether it is ready without.
     pub(crate) capture_required: bool,
+}
+
+/// What is known once this proxy serves.
+pub(crate) struct Serving {
+    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// UDP ports of this proxy's mesh listeners.
     pub(crate) mesh_ports: Vec<u16>,
+}
+
+/// Where certificates and documents come from, and how that goes.
+#[derive(Clone)]
+pub(crate) enum Origin {
+    /// Why the files as they are now can't be used, if so.
+    Files {
+        documents: watch::Receiver<Option<String>>,
+        identity: watch::Receiver<Option<String>>,
+    },
+    Controller {
+        control: watch::Receiver<ControlState>,
+        rotation: watch::Receiver<RotationState>,
+    },
 }
 
 /// The pages, served until this is dropped.
@@ -114,40 +142,50 @@ impl Status {
     }
 
     fn readiness(&self) -> Readiness {
-        let svid = self.identity.credentials.borrow().svid().clone();
-        let now = SystemTime::now();
         if self.drain.has_begun() {
-            Readiness::NotReady("draining")
-        } else if now >= svid.not_after() {
-            Readiness::NotReady("the certificate of this workload has expired")
+            return Readiness::NotReady("draining".into());
+        }
+        let Some(serving) = self.serving.get() else {
+            return Readiness::NotReady(self.origin.missing().into());
+        };
+        let svid = serving.credentials.borrow().svid().clone();
+        let now = SystemTime::now();
+        if now >= svid.not_after() {
+            let mut why = "the certificate of this workload has expired".to_owned();
+            if let Some(failing) = self.origin.renewal_failing() {
+                why = format!("{why}, and is not renewed: {failing}");
+            }
+            Readiness::NotReady(why.into())
         } else if now < svid.not_before() {
-            Readiness::NotReady("the certificate of this workload is not valid yet")
+            Readiness::NotReady("the certificate of this workload is not valid yet".into())
         } else if let (Health::Broken(reason), true) = (&*self.capture.borrow(), self.capture_required) {
-            Readiness::NotReady(reason)
+            Readiness::NotReady((*reason).into())
         } else {
             Readiness::Ready
         }
     }
 
-    fn snapshot(&self) -> Value {
-        let snapshot = self.snapshots.borrow().clone();
-        let svid = self.identity.credentials.borrow().svid().clone();
-        json!({
-            "generation": snapshot.generation,
-            "problems": {
-                "documents": *self.documents.problem.borrow(),
-                "identity": *self.identity.problem.borrow(),
-            },
-            "identity": { "spiffeId": svid.id().as_str(), "notAfter": seconds(svid.not_after()) },
-            "mesh": mesh(&snapshot),
-            "inbound": inbound(&snapshot),
-            "capture": match &*self.capture.borrow() {
-                Health::Unused => Value::Null,
-                Health::Intact => "intact".into(),
-                Health::Broken(reason) => (*reason).into(),
-            },
-            "backends": snapshot.backends().map(|(destination, backend)| show(&destination, backend)).collect::<Vec<_>>(),
-        })
+    /// What this proxy believes.
+    pub(crate) fn snapshot(&self) -> Value {
+        let mut page = match self.serving.get() {
+            Some(serving) => serving.show(),
+            None => json!({ "generation": 0, "notReady": self.origin.missing() }),
+        };
+        page["capture"] = match &*self.capture.borrow() {
+            Health::Unused => Value::Null,
+            Health::Intact => "intact".into(),
+            Health::Broken(reason) => (*reason).into(),
+        };
+        match &self.origin {
+            Origin::Files { documents, identity } => {
+                page["problems"] =
+                    json!({ "documents": *documents.borrow(), "identity": *identity.borrow() });
+            }
+            Origin::Controller { control, rotation } => {
+                page["control"] = control.borrow().show(&rotation.borrow());
+            }
+        }
+        page
     }
 
     fn refresh(&self, metrics: &Metrics) {
@@ -168,14 +206,75 @@ impl Status {
             limits: limits(stats),
             sent: (stats.datagrams_sent.get(), stats.send_calls.get()),
             received: (stats.datagrams_received.get(), stats.receive_calls.get()),
-            drops: udp_drops(&self.mesh_ports),
+            drops: udp_drops(self.serving.get().map_or(&[], |serving| &serving.mesh_ports)),
         });
         match *self.capture.borrow() {
             Health::Unused => {}
             Health::Intact => metrics.set_capture_intact(true),
             Health::Broken(_) => metrics.set_capture_intact(false),
         }
-        metrics.set_svid_not_after(self.identity.credentials.borrow().svid().not_after());
+        if let Some(serving) = self.serving.get() {
+            metrics.set_svid_not_after(serving.credentials.borrow().svid().not_after());
+        }
+        if let Origin::Controller { control, rotation } = &self.origin {
+            let control = control.borrow();
+            metrics.set_control(&ControlFigures {
+                connected: control.controller.is_some(),
+                refused: !control.problems.is_empty(),
+                cached: control.cached.is_some(),
+                renewal_failing_since: rotation.borrow().failing.as_ref().map(|(since, ..)| *since),
+            });
+        }
+    }
+}
+
+impl Serving {
+    fn show(&self) -> Value {
+        let snapshot = self.snapshots.borrow().clone();
+        let svid = self.credentials.borrow().svid().clone();
+        json!({
+            "generation": snapshot.generation,
+            "identity": { "spiffeId": svid.id().as_str(), "notAfter": seconds(svid.not_after()) },
+            "mesh": mesh(&snapshot),
+            "inbound": inbound(&snapshot),
+            "backends": snapshot.backends().map(|(destination, backend)| show(&destination, backend)).collect::<Vec<_>>(),
+            "outside": snapshot.externals().map(|(host, external)| json!({
+                "host": host,
+                "name": &*external.name,
+                "ports": external.ports,
+                "addresses": external.addresses,
+            })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Origin {
+    /// Why this proxy does not serve yet.
+    fn missing(&self) -> String {
+        let Self::Controller { control, rotation } = self else {
+            return "starting".to_owned();
+        };
+        if rotation.borrow().not_after.is_none() {
+            return match self.renewal_failing() {
+                Some(why) => format!("no identity yet: {why}"),
+                None => "no identity yet: it is being asked for".to_owned(),
+            };
+        }
+        let control = control.borrow();
+        match (control.problems.first(), &control.lost) {
+            (Some(problem), _) => format!("no configuration yet: the first one is refused: {problem}"),
+            (None, Some((_, why))) => format!("no configuration yet: {why}"),
+            (None, None) => "no configuration yet: the controller has none, or has not sent it".to_owned(),
+        }
+    }
+
+    fn renewal_failing(&self) -> Option<String> {
+        match self {
+            Self::Files { identity, .. } => identity.borrow().clone(),
+            Self::Controller { rotation, .. } => {
+                rotation.borrow().failing.as_ref().map(|(.., why)| why.clone())
+            }
+        }
     }
 }
 
@@ -300,6 +399,7 @@ fn show(destination: &str, backend: &Backend) -> Value {
         "protocol": backend.protocol.as_str(),
         "endpoints": backend.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         "unmeshedDenied": backend.unmeshed_denied,
+        "notReady": backend.unready,
     })
 }
 

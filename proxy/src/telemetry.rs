@@ -23,7 +23,9 @@ pub(crate) use crate::metrics::Direction;
 use crate::{
     access_log::{AccessLog, Entry, WorkerLog},
     config::Config,
+    control::Traffic,
     local::{HttpVersion, target::Target},
+    log::Recent,
     metrics::{Metrics, OpenConnection, OpenTunnel, Outcome, RouteMetrics, TunnelKind},
     respond::Failure,
     snapshot::{Endpoint, InFlight, Route},
@@ -299,6 +301,8 @@ pub(crate) struct Telemetry {
     log_thread: Option<JoinHandle<()>>,
     /// What inbound requests are counted under: `NAMESPACE/NAME` of this workload.
     workload: Arc<str>,
+    /// What the controller is told.
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 impl Telemetry {
@@ -315,12 +319,19 @@ impl Telemetry {
             log,
             log_thread,
             workload,
+            traffic: Arc::default(),
         })
+    }
+
+    /// The last lines of the access log; none if it is off.
+    pub(crate) fn recent(&self) -> Option<&Recent> {
+        self.log.recent()
     }
 
     /// Makes a worker's end, on the worker's thread.
     pub(crate) fn sinks(&self) -> Arc<dyn Fn() -> Rc<WorkerSink> + Send + Sync> {
         let (metrics, log, workload) = (self.metrics.clone(), self.log.clone(), self.workload.clone());
+        let traffic = self.traffic.clone();
         Arc::new(move || {
             let log = log.worker();
             tokio::task::spawn_local(log.clone().run());
@@ -329,6 +340,7 @@ impl Telemetry {
                 metrics: metrics.clone(),
                 log,
                 workload: workload.clone(),
+                traffic: traffic.clone(),
                 routes,
             })
         })
@@ -363,6 +375,7 @@ pub(crate) struct WorkerSink {
     metrics: Arc<Metrics>,
     log: WorkerLog,
     workload: Arc<str>,
+    traffic: Arc<Traffic>,
     routes: RefCell<Routes>,
 }
 
@@ -375,6 +388,7 @@ const NOWHERE: &str = "(none)";
 impl WorkerSink {
     /// Counts a connection of the application as open until the result is dropped.
     pub(crate) fn connection(&self) -> OpenConnection {
+        self.traffic.on_connection();
         self.metrics.connection()
     }
 
@@ -400,6 +414,7 @@ impl WorkerSink {
 
     fn on_end(&self, event: &Event) {
         let duration = event.started.elapsed();
+        self.traffic.on_request(event.reason.is_some());
         let route = self.route(event);
         if matches!(event.protocol, Protocol::Http1 | Protocol::Http2) {
             let reason = event.reason.unwrap_or_default();

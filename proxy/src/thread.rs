@@ -25,6 +25,7 @@ use weft_transport::{
 use crate::{
     admin::{Questions, Report},
     capture::{OutgoingSockets, OwnListeners, host_addresses},
+    demand::Demand,
     direct,
     drain::{Drain, LocalDrain},
     inbound,
@@ -56,6 +57,8 @@ pub(crate) struct Start {
     pub(crate) transport: Arc<weft_transport::Config>,
     pub(crate) state: EndpointState,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whom to ask for what is not in them.
+    pub(crate) demand: Option<Demand>,
     pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
     pub(crate) drain: Drain,
     pub(crate) questions: Questions<Report>,
@@ -307,6 +310,8 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
     let listeners = sockets.doors.iter().map(|(_, address, _)| *address).chain(others);
     Worker {
         snapshot: RefCell::new(start.snapshots.borrow().clone()),
+        demand: start.demand.clone(),
+        outside_hosts: RefCell::default(),
         pool,
         apps: AppPool::new(app_connector.clone()),
         direct: AppPool::new(app_connector.clone()),

@@ -211,6 +211,7 @@ async fn open_stream_to(
         let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
             let none = Failure::NoEndpoint {
                 unmeshed: backend.unmeshed_denied,
+                unready: backend.unready,
             };
             return Err(record.last_failure().unwrap_or(none));
         };

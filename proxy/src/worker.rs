@@ -15,10 +15,12 @@ use weft_transport::Pool;
 use crate::{
     body::InboundBody,
     capture::{OutgoingSockets, OwnListeners},
+    demand::Demand,
     drain::{Drain, LocalDrain},
     local::{HttpVersion, connect::Connector, pool::AppPool},
     outbound::Spoken,
     plain::OutsideBody,
+    resolve::Resolved,
     snapshot::Snapshot,
     telemetry::{Direction, Protocol, Record, WorkerSink},
 };
@@ -26,6 +28,10 @@ use crate::{
 /// Shared by all tasks of one worker.
 pub(crate) struct Worker {
     pub(crate) snapshot: RefCell<Arc<Snapshot>>,
+    /// Whom to ask for what the snapshot does not know, if there is somebody.
+    pub(crate) demand: Option<Demand>,
+    /// What the DNS said of hosts outside.
+    pub(crate) outside_hosts: RefCell<Resolved>,
     /// To the peers.
     pub(crate) pool: Pool,
     /// To our application, for HTTP.

@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::{
-    audit, ca, check, context, describe, documents, get, human, login, names, probe, proxy, status, token,
-    version,
+    audit, ca, check, context, demo, describe, documents, get, human, login, names, probe, proxy, status,
+    token, version,
 };
 
 /// Operate a Weft mesh: its documents, sidecars, certificates and tokens.
@@ -159,6 +159,9 @@ pub(crate) enum Command {
     /// Trade a token for a credential, and keep it in a context
     #[command(after_help = login::HELP)]
     Login(login::LoginArgs),
+    /// Run a mesh on this machine: a controller, a small shop with a sidecar each, and traffic
+    #[command(after_help = demo::HELP)]
+    Demo(demo::DemoArgs),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_HELP)]
     Completion {
@@ -168,6 +171,9 @@ pub(crate) enum Command {
     /// Print the versions of this program and of the controller, and as whom you call
     #[command(after_help = version::HELP)]
     Version(version::VersionArgs),
+    /// An example service, for the demo
+    #[command(subcommand, name = "__lab", hide = true)]
+    Lab(weft_lab::cli::Command),
 }
 
 /// For people or for programs.

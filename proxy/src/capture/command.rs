@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, CommandFactory, Subcommand};
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use weft_proto::names::DnsLabel;
+use weft_proto::{model::MeshConfig, names::DnsLabel};
 
 use super::{
     cgroup,
@@ -228,14 +228,30 @@ impl Which {
     }
 }
 
+/// The settings of the mesh: from its documents, or as the proxy last had them from its controller.
+fn ranges(config: &Config) -> Result<Option<MeshConfig>, ConfigErrors> {
+    if let Some(files) = config.files() {
+        let (_, documents) = DocumentsWatcher::load(&files.documents)?;
+        return Ok(Some(documents.mesh.borrow().config.clone()));
+    }
+    Ok(config
+        .state
+        .as_deref()
+        .and_then(crate::control::cache::mesh_config))
+}
+
 async fn install(args: &InstallArgs) -> Result<ExitCode, Failed> {
     let config = args.which.load()?;
     let ranges = match &config {
-        Some(config) => {
-            let (_, documents) = DocumentsWatcher::load(&config.documents)?;
-            let mesh = documents.mesh.borrow().config.clone();
-            (mesh.mesh_ranges, mesh.service_ranges)
-        }
+        Some(config) => match ranges(config)? {
+            Some(mesh) => (mesh.mesh_ranges, mesh.service_ranges),
+            None => {
+                eprintln!(
+                    "warning: the mesh's ranges are not known before its controller gave them: install again once the proxy was ready"
+                );
+                (Vec::new(), Vec::new())
+            }
+        },
         None => (Vec::new(), Vec::new()),
     };
     let rules = rules(args, config.as_ref(), ranges, has_ipv6()).map_err(Failed::Usage)?;

@@ -14,13 +14,23 @@ use weft_proto::{
     reader::{Fields, Value},
 };
 
-use super::{Application, Bind, Capture, Config, IdentityPaths, Listen, Plaintext, Workload};
-use crate::access_log::Sink;
+use super::{
+    Application, Bind, Capture, Config, Controller, Files, IdentityPaths, Join, Listen, Origin, Plaintext,
+    Workload, default_state,
+};
+use crate::{
+    access_log::Sink,
+    health::{self, HealthCheck, Probe},
+};
 
 const MAX_WORKERS: u8 = 64;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A process that is told to end and goes on for longer is a process that hangs.
 const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// More often an application is only kept busy; less often nobody hears in time.
+const MIN_HEALTH_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_HEALTH_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Suffixes of a service's name in the cluster's DNS, as applications write them.
 const SERVICE_SUFFIXES: [&str; 2] = [".svc.cluster.local", ".svc"];
@@ -35,7 +45,7 @@ pub(super) fn config(root: &Value<'_>, directory: &Path) -> Option<Config> {
             None => DnsLabel::default_namespace(),
         };
         let state = fields.optional("state", |value| path(value, directory));
-        let identity = fields.required("identity", |value| identity(value, directory));
+        let origin = origin(fields, directory);
         let listen = listen(fields, &mut ports);
         let binds = fields.optional("binds", |value| {
             value.list(|value| bind(value, &namespace, &mut ports))
@@ -49,25 +59,127 @@ pub(super) fn config(root: &Value<'_>, directory: &Path) -> Option<Config> {
         let workers = fields.optional("workers", |value| {
             value.integer("a number of workers", 1..=MAX_WORKERS)
         });
-        let documents = fields.required("documents", |value| documents(value, directory));
         let access_log = fields.optional("accessLog", |value| access_log(value, directory));
         let drain_timeout = fields.optional("drainTimeout", |value| value.parse(drain_timeout));
         ports.report_overlaps();
         Some(Config {
+            state: state.or_else(|| match &origin {
+                Some(Origin::Controller(_)) => default_state(workload.as_ref()?),
+                Some(Origin::Files(_)) | None => None,
+            }),
             workload: workload?,
-            state,
-            identity: identity?,
+            origin: origin?,
             application: application.unwrap_or_default(),
             listen: listen?,
             plaintext: plaintext.unwrap_or_default(),
             capture,
             binds: binds.unwrap_or_default(),
             workers: workers.unwrap_or(1),
-            documents: documents?,
             access_log: access_log.unwrap_or(Sink::Stdout),
             drain_timeout: drain_timeout.unwrap_or(DRAIN_TIMEOUT),
         })
     })
+}
+
+/// Files, or a controller. A proxy has one of them: with both, nobody could say what is in force.
+fn origin(fields: &mut Fields<'_>, directory: &Path) -> Option<Origin> {
+    let controller = fields.optional("controller", |value| controller(value, directory));
+    if !fields.has("controller") {
+        let identity = fields.required("identity", |value| identity(value, directory));
+        let documents = fields.required("documents", |value| documents(value, directory));
+        return Some(Origin::Files(Files {
+            identity: identity?,
+            documents: documents?,
+        }));
+    }
+    fields.optional("documents", |value| {
+        value.error("the documents come from the controller: leave either it or these out");
+        Some(())
+    });
+    let cache = fields.optional("identity", |value| {
+        value.mapping(|fields| {
+            for name in ["certificate", "key", "trustBundle"] {
+                fields.optional(name, |value| {
+                    value.error("certificates come from the controller: leave either it or this out");
+                    Some(())
+                });
+            }
+            fields.optional("cache", Value::boolean)
+        })
+    });
+    let mut controller = controller?;
+    controller.cache = cache.unwrap_or(true);
+    Some(Origin::Controller(controller))
+}
+
+fn controller(value: &Value<'_>, directory: &Path) -> Option<Controller> {
+    value.mapping(|fields| {
+        let addresses = fields.required("address", |value| {
+            let addresses = value.one_or_list(|value| value.parse(controller_address))?;
+            if addresses.is_empty() {
+                value.error("an address is needed, such as controller.example:15010");
+            }
+            Some(addresses)
+        });
+        let join = fields.optional("join", |value| {
+            value.mapping(|fields| fields.required("tokenFile", |value| path(value, directory)))
+        });
+        let address = fields.optional("workloadAddress", host_address);
+        Some(Controller {
+            addresses: addresses?,
+            join: join.map(Join::File),
+            cache: true,
+            address,
+        })
+    })
+}
+
+/// `HOST:PORT`, where the host is a name or an address.
+fn controller_address(text: &str) -> Result<String, String> {
+    let is_not_one =
+        || "is not an address and port, such as controller.example:15010 or [::1]:15010".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(is_not_one)?;
+    let is_port = port.parse::<u16>().is_ok_and(|port| port != 0);
+    let is_bracketed = host.starts_with('[') && text.parse::<SocketAddr>().is_ok();
+    let is_name = !host.is_empty()
+        && host.len() <= 253
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if is_port && (is_bracketed || is_name) {
+        Ok(text.to_owned())
+    } else {
+        Err(is_not_one())
+    }
+}
+
+fn health(value: &Value<'_>, declared: &[WorkloadPort]) -> Option<HealthCheck> {
+    value.mapping(|fields| {
+        let probe = fields.required("probe", |value| {
+            let probe = value.parse(Probe::parse)?;
+            let is_it = |port: &WorkloadPort| port.port == probe.port() && !port.protocol.is_udp();
+            if matches!(probe, Probe::Tcp(_)) && !declared.iter().any(is_it) {
+                value.error(format_args!(
+                    "{} is not a TCP port of the application",
+                    probe.port()
+                ));
+            }
+            Some(probe)
+        });
+        let interval = fields.optional("interval", |value| value.parse(health_interval));
+        Some(HealthCheck {
+            probe: probe?,
+            interval: interval.unwrap_or(health::INTERVAL),
+        })
+    })
+}
+
+fn health_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if !(MIN_HEALTH_INTERVAL..=MAX_HEALTH_INTERVAL).contains(&interval) {
+        return Err("is not between 100ms and 5m".to_owned());
+    }
+    Ok(interval)
 }
 
 fn workload(value: &Value<'_>) -> Option<Workload> {
@@ -128,10 +240,13 @@ fn application<'a>(value: &Value<'a>, ports: &mut Ports<'a>) -> Option<Applicati
             }
             Some(declared)
         });
+        let ports = declared.unwrap_or_default();
+        let health = fields.optional("health", |value| health(value, &ports));
         Some(Application {
             address,
-            ports: declared.unwrap_or_default(),
+            ports,
             source,
+            health,
         })
     })
 }
@@ -336,7 +451,7 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
 
 /// A duration as in the Gateway API (GEP-2257): one to four times a whole number of at most five digits and a unit,
 /// such as `30s` or `1m30s`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let is_not_one = || "is not a duration, such as 30s, 500ms or 1m30s".to_owned();
     let mut rest = text;
     let mut total = Duration::ZERO;

@@ -56,7 +56,7 @@ fn the_example_and_its_defaults() {
     assert_eq!(workload.labels.get("app").map(String::as_str), Some("web"));
     assert_eq!(config.state.as_deref(), Some(Path::new("/etc/weft/web-state")));
     assert_eq!(
-        config.identity,
+        config.files().unwrap().identity,
         IdentityPaths {
             certificate: "/etc/weft/web.pem".into(),
             key: "/etc/weft/web.key".into(),
@@ -76,7 +76,10 @@ fn the_example_and_its_defaults() {
             port: 5432,
         }]
     );
-    assert_eq!(config.documents, [Path::new("/etc/weft/mesh.yaml")]);
+    assert_eq!(
+        config.files().unwrap().documents,
+        [Path::new("/etc/weft/mesh.yaml")]
+    );
 }
 
 #[test]
@@ -157,10 +160,13 @@ fn paths_are_relative_to_the_file() {
     let path = directory.path().join("web.yaml");
     std::fs::write(&path, LEAST).unwrap();
     let config = Config::load(&path).unwrap();
-    assert_eq!(config.documents, [directory.path().join("mesh.yaml")]);
+    assert_eq!(
+        config.files().unwrap().documents,
+        [directory.path().join("mesh.yaml")]
+    );
     // A file in the working directory stays relative to that.
     let config = Config::parse(&Source::new("web.yaml", LEAST), Path::new("")).unwrap();
-    assert_eq!(config.documents, [Path::new("mesh.yaml")]);
+    assert_eq!(config.files().unwrap().documents, [Path::new("mesh.yaml")]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     credentials::Svid,
     grpc::{ALPN_H2, Admission, Peer},
-    join::{RootHash, client_config},
+    join::{RootHash, client_config, client_config_of_path},
 };
 
 fn root_of(world: &World) -> CertificateDer<'static> {
@@ -107,6 +107,30 @@ fn only_the_controller_will_do() {
         world.leaf(|leaf| leaf.subject_alt_names = vec![uri("spiffe://other.test/ns/default/sa/web")]);
     shown.chain.push(root_of(&world));
     assert_eq!(join(&world, &shown).0, refused_join(Refusal::WrongTrustDomain));
+}
+
+#[test]
+fn a_joiner_that_knows_the_path_alone_learns_the_trust_domain_from_the_root_of_its_token() {
+    let world = World::new();
+    let hash = RootHash::of(&root_of(&world));
+    let meet = |mut shown: Exhibit, root: &World| {
+        shown.chain.push(root_of(root));
+        let client = client_config_of_path(hash, "/ns/default/sa/web").unwrap();
+        let mut server = careless_server(&shown);
+        server.alpn_protocols = vec![ALPN_H2.to_vec()];
+        let pair = Pair::handshake_with(&Arc::new(client), &Arc::new(server), hash.server_name().unwrap());
+        pair.client_error.as_ref().and_then(refusal)
+    };
+    assert_eq!(meet(world.leaf(|_| {}), &world), None);
+    let db = world.leaf(|leaf| leaf.subject_alt_names = vec![uri("spiffe://mesh.test/ns/default/sa/db")]);
+    assert_eq!(meet(db, &world), Some(Refusal::WrongIdentity));
+    let other = World::under_root("another root");
+    assert_eq!(meet(other.leaf(|_| {}), &other), Some(Refusal::UnknownAuthority));
+    assert_eq!(meet(other.leaf(|_| {}), &world), Some(Refusal::UnknownAuthority));
+    assert_eq!(
+        meet(world.leaf(|leaf| leaf.subject_alt_names.clear()), &world),
+        Some(Refusal::NoUriName)
+    );
 }
 
 #[test]
