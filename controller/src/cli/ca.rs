@@ -297,13 +297,20 @@ pub(crate) async fn fetch(session: &mut Session) -> Result<v1::TrustStatusRespon
     Ok(response.map_err(|status| session.refused(status))?.into_inner())
 }
 
-/// Who holds a step up, with why.
+/// Who holds a step up, with why. A token that can still be used is nobody yet: its why names it.
 fn holder(waiting: &v1::Waiting) -> String {
-    let who = match waiting.workload.as_str() {
-        "" => clean(&waiting.identity).into_owned(),
-        workload => format!("{}/{}", clean(&waiting.namespace), clean(workload)),
-    };
-    format!("{who} ({})", clean(&waiting.why))
+    match who(waiting) {
+        who if who.is_empty() => clean(&waiting.why).into_owned(),
+        who => format!("{} ({})", clean(&who), clean(&waiting.why)),
+    }
+}
+
+/// `NAMESPACE/WORKLOAD`, or an operator's identity.
+fn who(waiting: &v1::Waiting) -> String {
+    match waiting.workload.as_str() {
+        "" => waiting.identity.clone(),
+        workload => format!("{}/{workload}", waiting.namespace),
+    }
 }
 
 /// The beginning of a root's id.
@@ -358,16 +365,12 @@ fn print(
     screen.line("\nThe next step waits for:")?;
     let mut table = Table::new(vec!["WHO", "WHY", "AT MOST"]);
     for waiting in &status.waiting {
-        let who = match waiting.workload.as_str() {
-            "" => waiting.identity.clone(),
-            workload => format!("{}/{workload}", waiting.namespace),
-        };
         let until = match waiting.until {
             0 => String::new(),
             until => human::until(now, until),
         };
         table.row(vec![
-            Cell::from(who),
+            Cell::from(who(waiting)),
             Cell::from(waiting.why.as_str()),
             Cell::from(until),
         ]);

@@ -17,11 +17,10 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 use tower::service_fn;
-use weft_proto::{SpiffeId, TrustDomain};
 use weft_tls::{Credentials, credentials::SERVER_NAME, grpc, verify::io_refusal};
 
 use super::failure::Failure;
-use crate::auth::{CONTROLLER_ACCOUNT, SYSTEM_NAMESPACE};
+use crate::ca::controller_id;
 
 /// How long TCP and TLS may each take: enough for another continent, and not too long for someone who waits.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -37,21 +36,13 @@ pub(crate) struct Target {
     pub(crate) context: String,
 }
 
-/// The identity that every controller of a trust domain has.
-///
-/// # Errors
-/// Never with names of ours; the parser's error.
-pub(crate) fn controller_id(trust_domain: &TrustDomain) -> Result<SpiffeId, Failure> {
-    SpiffeId::for_service_account(trust_domain, SYSTEM_NAMESPACE, CONTROLLER_ACCOUNT)
-        .map_err(|error| Failure::other(error.to_string()))
-}
-
 /// Connects as an operator.
 ///
 /// # Errors
 /// It is not reachable, or no controller of our trust domain, or does not accept us.
 pub(crate) async fn connect(target: &Target, credentials: &Credentials) -> Result<Channel, Failure> {
-    let expected = controller_id(credentials.svid().id().trust_domain())?;
+    let expected = controller_id(credentials.svid().id().trust_domain())
+        .map_err(|error| Failure::other(error.to_string()))?;
     let config = grpc::client_config(credentials, &expected)
         .map_err(|error| Failure::Credential(target.context.clone(), error.to_string()))?;
     let name = ServerName::try_from(SERVER_NAME).map_err(|error| Failure::other(error.to_string()))?;
@@ -138,7 +129,7 @@ where
 pub(crate) fn refused(target: &Target, status: Status) -> Failure {
     let mut cause = status.source();
     while let Some(error) = cause {
-        if let Some(why) = error.downcast_ref::<io::Error>().and_then(tls_error) {
+        if let Some(why) = io_error(error).and_then(tls_error) {
             return Failure::Untrusted {
                 address: target.address.clone(),
                 context: target.context.clone(),
@@ -148,4 +139,10 @@ pub(crate) fn refused(target: &Target, status: Status) -> Failure {
         cause = error.source();
     }
     status.into()
+}
+
+/// The error of the connection, if that is what an error is. HTTP/2 keeps it to itself, and is no cause to anyone.
+fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let of_h2 = || error.downcast_ref::<h2::Error>()?.get_io();
+    error.downcast_ref::<io::Error>().or_else(of_h2)
 }

@@ -253,3 +253,6 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     }
     Ok((name, value.trim().parse().map_err(|_| wrong())?))
 }
+
+#[cfg(test)]
+mod tests;

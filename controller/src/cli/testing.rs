@@ -10,7 +10,7 @@ use std::{
 use clap::Parser;
 use futures_util::{Stream, stream};
 use tokio::io::DuplexStream;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status};
 use weft_proto::mesh::v1::{
     self,
     admin_server::{Admin, AdminServer},
@@ -21,7 +21,6 @@ use super::{
     args::{Cli, Command},
     check,
     connect::{self, Target},
-    failure::Failure,
     finish, human, online,
     screen::{Screen, Stream as Output},
     session::Session,
@@ -334,11 +333,6 @@ fn serve(fake: Fake) -> DuplexStream {
             .serve_with_incoming(incoming),
     );
     client
-}
-
-/// A channel to it.
-pub(crate) async fn channel(fake: Fake) -> Result<Channel, Failure> {
-    connect::channel(serve(fake)).await
 }
 
 /// Keeps what is written.

@@ -34,7 +34,7 @@ fn workload(name: &str) -> serde_json::Value {
     json!({
         "apiVersion": "weft.dev/v1alpha1", "kind": "Workload",
         "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
-        "spec": {"address": "10.0.0.7", "meshPort": 15008, "ports": [{"port": 8080}]}
+        "spec": {"address": "10.0.0.7", "meshPort": 15008, "ports": [{"port": 8080}, {"port": 53, "protocol": "udp"}]}
     })
 }
 
@@ -289,8 +289,8 @@ async fn get_has_tables_of_each_kind() {
     let said = type_to(&fake, "weft get wl -A -o wide").await;
     assert_eq!(
         said.out,
-        "NAMESPACE   NAME    READY   ADDRESS    MESH-PORT   PORTS   GENERATION   SERVICE-ACCOUNT   FROM    LABELS    REVISION\n\
-         shop        web-0   ready   10.0.0.7   15008       8080    2            default           proxy   app=web   42\n"
+        "NAMESPACE   NAME    READY   ADDRESS    MESH-PORT   PORTS         GENERATION   SERVICE-ACCOUNT   FROM    LABELS    REVISION\n\
+         shop        web-0   ready   10.0.0.7   15008       8080,53/udp   2            default           proxy   app=web   42\n"
     );
     let said = type_to(&fake, "weft get all -A -o name").await;
     assert_eq!(said.out, "service/shop/web\nworkload/shop/web-0\n");
