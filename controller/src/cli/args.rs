@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::{
-    audit, ca, check, context, demo, describe, documents, get, human, login, names, probe, proxy, status, token,
-    version,
+    audit, ca, check, context, demo, describe, documents, get, human, login, names, probe, proxy, status,
+    token, version,
 };
 
 /// Operate a Weft mesh: its documents, sidecars, certificates and tokens.

@@ -109,3 +109,6 @@ pub(crate) fn choose(path: &Path, name: Option<&str>) -> Result<Context, Failure
     let contexts = load(path)?.ok_or_else(|| Failure::NoContext(path.to_owned()))?;
     contexts.choose(name)
 }
+
+#[cfg(test)]
+mod tests;
