@@ -5,6 +5,13 @@
 //!   the calls.
 //! - [`world`] is the configuration as it is now, [`plan`] what of it a proxy needs, [`push`] tells each, [`fleet`] keeps
 //!   what proxies register, [`discover`] where names outside the mesh lead.
+//! - [`ca`] signs, [`trust`] and [`ledger`] rotate the root, [`attest`] lets newcomers in.
+//! - [`app`] wires all that, from the [`command`] line of `weft-controller`; [`cli`] is `weft`.
+
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "the documentation is built with private items"
+)]
 
 pub mod api;
 pub mod app;

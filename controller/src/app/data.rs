@@ -94,7 +94,9 @@ impl DataDir {
         let first = first.ok().and_then(|seen| seen.ok()?.clone());
         match first {
             Some(credential) => self.write_admin(local, &credential)?,
-            None => tracing::warn!("no credential for the admin can be signed now; it is written as soon as one can"),
+            None => tracing::warn!(
+                "no credential for the admin can be signed now; it is written as soon as one can"
+            ),
         }
         if is_first {
             self.welcome(reachable);

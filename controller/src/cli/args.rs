@@ -109,7 +109,6 @@ pub(crate) struct Global {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(crate) enum Command {
     /// Make documents so; documents that are not given stay as they are
     #[command(after_help = documents::APPLY_HELP)]

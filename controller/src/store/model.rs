@@ -33,10 +33,13 @@ enum Expectation {
     Generation(u64),
 }
 
+/// Conditions, and what becomes of which keys.
+type Tried = (Vec<(usize, Expectation)>, BTreeMap<usize, Option<u8>>);
+
 #[derive(Clone, Debug)]
 enum Step {
     /// Sent at once, in this order.
-    Commit(Vec<(Vec<(usize, Expectation)>, BTreeMap<usize, Option<u8>>)>),
+    Commit(Vec<Tried>),
     /// From so many revisions ago.
     Watch(usize, u64),
     Restart,

@@ -170,18 +170,13 @@ impl Shared {
 /// The answer tells the request's target, number and all. A GET, which the mesh may send again where it is not known
 /// whether it arrived.
 async fn exchange(target: &Target, idle: &Idle, number: u64) -> Result<(), String> {
-    let mut stream = match idle.borrow_mut().pop() {
-        Some(stream) => Some(stream),
-        None => None,
+    let kept = idle.borrow_mut().pop();
+    let mut stream = match kept {
+        Some(stream) => stream,
+        None => TcpStream::connect(target.outbound)
+            .await
+            .map_err(|error| format!("connect: {error}"))?,
     };
-    if stream.is_none() {
-        stream = Some(
-            TcpStream::connect(target.outbound)
-                .await
-                .map_err(|error| format!("connect: {error}"))?,
-        );
-    }
-    let mut stream = stream.unwrap();
     let path = format!("/headers?n={number}&");
     let head = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", target.host);
     let io = |error: std::io::Error| format!("{error}");
