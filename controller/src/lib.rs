@@ -4,7 +4,7 @@
 //! - [`server`] is the port, [`auth`] tells who calls and what that role may do, [`limit`] how often, and [`api`] serves
 //!   the calls.
 //! - [`world`] is the configuration as it is now, [`plan`] what of it a proxy needs, [`push`] tells each, [`fleet`] keeps
-//!   what proxies register.
+//!   what proxies register, [`discover`] where names outside the mesh lead.
 
 pub mod api;
 pub mod app;

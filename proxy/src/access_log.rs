@@ -523,7 +523,7 @@ mod tests {
         (
             AccessLog {
                 queue: Some(queue),
-                recent,
+                recent: Recent::default(),
                 dropped,
             },
             lines,

@@ -33,7 +33,7 @@ certificates and the last configuration are kept in the state directory, from wh
 controller. Names and addresses of services are asked of it at their first use.
 
 Examples:
-  weft-proxy run --controller 10.0.0.1:15010 --join TOKEN --service-account web --port 8080 --label app=web
+  weft-proxy run --controller 10.0.0.1:15010 --join TOKEN --service-account web --port 8080
   weft-proxy run --config web.yaml
   weft-proxy run --config web.yaml --log info,weft_transport=debug --log-format json
 

@@ -34,6 +34,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use weft_proto::{
@@ -109,6 +110,7 @@ pub(crate) struct Control {
     renew_link: Option<Instant>,
     /// What is held is to be kept then.
     save_at: Option<Instant>,
+    saving: Option<JoinHandle<()>>,
     last_resync: Option<Instant>,
     rng: StdRng,
 }
@@ -140,6 +142,7 @@ impl Control {
             answers: mpsc::channel(64),
             renew_link: None,
             save_at: None,
+            saving: None,
             last_resync: None,
             rng,
             start,
@@ -194,7 +197,7 @@ impl Control {
                 Ok(()) = self.start.told.changed() => self.report(),
                 Ok(()) = self.start.rotation.changed() => self.report(),
                 () = at(self.renew_link) => self.on_old_link(),
-                () = at(self.save_at) => self.save().await,
+                () = at(self.save_at) => self.save(),
                 _ = reports.tick() => self.report(),
                 _ = sweeps.tick() => self.on_sweep(),
             }
@@ -501,23 +504,27 @@ impl Control {
         }
     }
 
-    async fn save(&mut self) {
+    /// On a thread of its own: a disk that hangs holds up the next save, and nothing else.
+    fn save(&mut self) {
         self.save_at = None;
         let Some(cache) = self.start.cache.clone() else {
             return;
         };
-        let (update, subscribe) = (self.holdings.whole(), self.wanted.all());
-        // A disk that hangs holds up the next save, and nothing that carries traffic.
-        let saved = tokio::task::spawn_blocking(move || {
-            cache.save_configuration(&update, &subscribe, SystemTime::now())
-        });
-        match saved.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the configuration can't be kept in the state directory")
-            }
-            Err(error) => tracing::error!(%error, "the configuration is not kept any more"),
+        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            self.save_at = Some(Instant::now() + SAVE);
+            return;
         }
+        let (update, subscribe) = (self.holdings.whole(), self.wanted.all());
+        let state = self.start.state.clone();
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            let (now, resources) = (SystemTime::now(), update.changed.len());
+            match cache.save_configuration(&update, &subscribe, now) {
+                Ok(()) => state.send_modify(|state| state.kept = Some((now, resources))),
+                Err(error) => {
+                    tracing::warn!(%error, "the configuration can't be kept in the state directory");
+                }
+            }
+        }));
     }
 }
 

@@ -232,7 +232,9 @@ async fn exchange(
         };
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects).await {
+        let may_repeat = is_idempotent(&head.method) && upload.can_restart();
+        let elsewhere = may_repeat && tried.len() + 1 < backend.endpoints.len().min(MAX_TRIES);
+        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, elsewhere).await {
             Ok((stream, answer)) => match refusal(&answer) {
                 None => {
                     record.on_answer(answer.status, Some(in_flight), upload.sent());
@@ -244,7 +246,7 @@ async fn exchange(
             Err(error) => Failure::Transport(error),
         };
         tried.push(endpoint.uid.clone());
-        if !may_retry(&failure, tried.len()) || !upload.can_restart() {
+        if !may_retry(&failure, &head.method, tried.len()) || !upload.can_restart() {
             return Err(Refused { failure, record });
         }
         record.on_retry(failure);
@@ -252,14 +254,28 @@ async fn exchange(
     }
 }
 
-/// Only what is proved unprocessed goes to another endpoint, whatever the method.
-pub(crate) fn may_retry(failure: &Failure, tries: usize) -> bool {
-    let unprocessed = match failure {
-        Failure::Transport(error) => error.processed() == Processed::No,
+/// What is proved unprocessed goes to another endpoint whatever the method. Where the peer may have acted on the request
+/// before it was lost, only what may be done twice is sent twice.
+pub(crate) fn may_retry(failure: &Failure, method: &Method, tries: usize) -> bool {
+    let is_safe = match failure {
+        Failure::Transport(error) => match error.kind() {
+            ErrorKind::Lost(_) | ErrorKind::Reset(_) | ErrorKind::Unresponsive => {
+                error.processed() == Processed::No || is_idempotent(method)
+            }
+            _ => error.processed() == Processed::No,
+        },
         Failure::Unprocessed(_) => true,
         _ => false,
     };
-    unprocessed && tries < MAX_TRIES
+    is_safe && tries < MAX_TRIES
+}
+
+/// Whether it means the same once or several times (RFC 9110 section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
 
 /// The peer's sidecar says that its application saw nothing: its reason.
@@ -268,13 +284,15 @@ pub(crate) fn refusal(answer: &ResponseHead) -> Option<String> {
     Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
 }
 
-/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along.
+/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along. A peer that has
+/// fallen silent is waited for unless the request can be done `elsewhere`.
 async fn attempt(
     worker: &Worker,
     peer: &PeerKey,
     head: &RequestHead,
     upload: &mut Upload,
     expects: &mut Option<Continue>,
+    elsewhere: bool,
 ) -> Result<(RequestStream, ResponseHead), Error> {
     let mut stream = open_stream(worker, peer).await?;
     stream.queue_request(head)?;
@@ -296,6 +314,9 @@ async fn attempt(
                         expects.send();
                     }
                     continue;
+                }
+                Poll::Pending if elsewhere && stream.recv.is_unresponsive() => {
+                    Poll::Ready(Err(ErrorKind::Unresponsive.into()))
                 }
                 other => other,
             };

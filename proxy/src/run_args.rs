@@ -323,7 +323,7 @@ mod tests {
     fn args(line: &str) -> RunArgs {
         let line = format!("weft-proxy run {line}");
         match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
-            Command::Run { source, .. } => source,
+            Command::Run { source, .. } => *source,
             _ => panic!("not run"),
         }
     }

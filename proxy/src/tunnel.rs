@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 
-use http::{HeaderMap, Response, StatusCode, header, request::Parts, uri::Authority};
+use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts, uri::Authority};
 use tokio::io::copy_bidirectional;
 use weft_transport::{
     RequestStream, TunnelError, copy_tunnel,
@@ -222,7 +222,7 @@ async fn open_stream_to(
             Err(failure) => failure,
         };
         tried.push(endpoint.uid.clone());
-        if !may_retry(&failure, tried.len()) {
+        if !may_retry(&failure, &Method::CONNECT, tried.len()) {
             return Err(failure);
         }
         record.on_retry(failure);

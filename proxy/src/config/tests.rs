@@ -373,8 +373,8 @@ fn single_errors() {
         ),
         (
             "zone: a\n",
-            "4: zone: unknown field (known here: workload, state, identity, listen, binds, application, inbound, capture, \
-                       workers, documents, accessLog, drainTimeout)",
+            "4: zone: unknown field (known here: workload, state, controller, identity, documents, listen, binds, \
+             application, inbound, capture, workers, accessLog, drainTimeout)",
         ),
         (
             "listen: {x: 1}\n",

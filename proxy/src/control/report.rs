@@ -107,6 +107,8 @@ pub(crate) struct ControlState {
     pub(crate) problems: Vec<String>,
     /// When what is in use was kept, if it is from the state directory.
     pub(crate) cached: Option<SystemTime>,
+    /// When the configuration was last kept in the state directory, with how many resources.
+    pub(crate) kept: Option<(SystemTime, usize)>,
     pub(crate) resources: usize,
     /// Names and addresses that are asked for.
     pub(crate) names: usize,
@@ -125,6 +127,7 @@ impl ControlState {
             "resources": self.resources,
             "names": self.names,
             "refused": self.problems,
+            "kept": self.kept.map(|(at, _)| date(at)),
             "fromCache": self.cached.map(|saved| json!({ "saved": date(saved), "ageSeconds": age(saved) })),
             "certificate": {
                 "valid": rotation.is_valid,

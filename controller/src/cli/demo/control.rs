@@ -7,9 +7,10 @@ use std::{path::PathBuf, time::Duration};
 
 use tonic::{Response, Status, transport::Channel};
 use weft_proto::mesh::v1::{
-    ApplyRequest, CreateTokenRequest, FleetRequest, FleetResponse, RenewLeavesRequest, RotateRootRequest,
-    SourceText, TrustStatusRequest, TrustStatusResponse, admin_client::AdminClient,
+    ApplyRequest, CreateTokenRequest, FleetRequest, FleetResponse, InfoRequest, RenewLeavesRequest,
+    RotateRootRequest, SourceText, TrustStatusRequest, TrustStatusResponse, admin_client::AdminClient,
 };
+use weft_tls::Credentials;
 
 use super::plan::Subnet;
 use crate::cli::{
@@ -27,6 +28,13 @@ pub(super) struct Control {
     file: PathBuf,
     target: Target,
     admin: Option<AdminClient<Channel>>,
+}
+
+/// A credential and the roots of the mesh, in PEM.
+pub(super) struct Pems {
+    pub(super) chain: String,
+    pub(super) key: String,
+    pub(super) bundle: String,
 }
 
 impl Control {
@@ -117,6 +125,35 @@ impl Control {
     pub(super) async fn rotate_root(&mut self) -> Result<TrustStatusResponse, String> {
         self.call(async |mut admin| admin.rotate_root(RotateRootRequest::default()).await)
             .await
+    }
+
+    /// The admin's credential as it is now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn pems(&self) -> Result<Pems, String> {
+        let read = || {
+            let context = context::choose(&self.file, None)?;
+            Ok(Pems {
+                chain: context.certificate.read(&self.file)?,
+                key: context.key.read(&self.file)?,
+                bundle: context.trust_bundle.read(&self.file)?,
+            })
+        };
+        read().map_err(|failure: Failure| failure.to_string())
+    }
+
+    /// Calls it with another credential.
+    ///
+    /// # Errors
+    /// It refuses, or cannot be reached.
+    pub(super) async fn call_as(&self, credentials: &Credentials) -> Result<(), String> {
+        let channel = connect::connect(&self.target, credentials).await;
+        let mut admin = AdminClient::new(channel.map_err(|failure| failure.to_string())?);
+        match admin.info(InfoRequest {}).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(connect::refused(&self.target, status).to_string()),
+        }
     }
 
     async fn call<T>(
