@@ -54,10 +54,7 @@ impl Opening {
             .controller
             .clone()
             .unwrap_or_else(|| context.controller.clone());
-        let target = Target {
-            address,
-            context: context.name.clone(),
-        };
+        let target = Target::new(address, &*context.name);
         Ok(Self {
             path,
             context,

@@ -296,10 +296,7 @@ impl Typing {
         let mut screen = Screen::new(output(&out), output(&err));
         let cli =
             Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
-        let target = Target {
-            address: "10.0.0.1:15010".to_owned(),
-            context: "test".to_owned(),
-        };
+        let target = Target::new("10.0.0.1:15010", "test");
         let channel = connect::channel(serve(fake.clone())).await.unwrap();
         let session = Session::new(
             channel,

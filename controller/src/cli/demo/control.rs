@@ -42,10 +42,7 @@ impl Control {
     pub(super) fn new(file: PathBuf, subnet: Subnet) -> Self {
         Self {
             file,
-            target: Target {
-                address: subnet.controller().to_string(),
-                context: "admin".to_owned(),
-            },
+            target: Target::new(subnet.controller().to_string(), "admin"),
             admin: None,
         }
     }
