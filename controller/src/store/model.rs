@@ -17,9 +17,9 @@ const PREFIXES: [&str; 4] = ["", "a", "a/", "b/1"];
 const HISTORY: usize = 12;
 
 /// All that there ever was.
-#[derive(Debug, Default)]
-struct Model {
-    entries: BTreeMap<String, Entry>,
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    pub(super) entries: BTreeMap<String, Entry>,
     history: Vec<Changes>,
     /// What was before is not told any more.
     floor: usize,
@@ -46,7 +46,7 @@ enum Step {
 }
 
 impl Model {
-    fn commit(&mut self, transaction: &Transaction) -> Result<Revision, Condition> {
+    pub(super) fn commit(&mut self, transaction: &Transaction) -> Result<Revision, Condition> {
         for condition in &transaction.conditions {
             let entry = self.entries.get(condition.key());
             let holds = match condition {
@@ -92,7 +92,7 @@ impl Model {
         Ok(self.revision())
     }
 
-    fn revision(&self) -> Revision {
+    pub(super) fn revision(&self) -> Revision {
         Revision(self.history.len() as u64)
     }
 
@@ -248,7 +248,7 @@ async fn check_watchers(model: &Model, watchers: &mut Vec<Watching>) -> Result<(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn it_does_what_the_model_does(steps in steps()) {
