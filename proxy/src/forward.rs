@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Scheme};
+use rand::Rng;
 use weft_transport::{
     Error, ErrorKind, PeerKey, Processed, RequestStream,
     h3::{Code, RequestHead, ResponseHead, fields},
@@ -29,7 +30,7 @@ use crate::{
     },
     plain, resolve,
     respond::{self, Failure, is_grpc},
-    snapshot::{NoRoute, Reach, Route},
+    snapshot::{Endpoint, NoRoute, Reach, Route},
     telemetry::Record,
     tunnel,
     upload::{Upload, UploadError},
@@ -202,9 +203,9 @@ async fn exchange(
         }
     };
     let mut expects = upload.body_mut().take_continue();
-    let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut tried = Tried::default();
     loop {
-        let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
+        let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
             let none = Failure::NoEndpoint {
                 unmeshed: backend.unmeshed_denied,
                 unready: backend.unready,
@@ -233,7 +234,7 @@ async fn exchange(
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
         let may_repeat = is_idempotent(&head.method) && upload.can_restart();
-        let elsewhere = may_repeat && tried.len() + 1 < backend.endpoints.len().min(MAX_TRIES);
+        let elsewhere = may_repeat && tried.count() + 1 < backend.endpoints.len().min(MAX_TRIES);
         let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, elsewhere).await {
             Ok((stream, answer)) => match refusal(&answer) {
                 None => {
@@ -245,12 +246,58 @@ async fn exchange(
             },
             Err(error) => Failure::Transport(error),
         };
-        tried.push(endpoint.uid.clone());
-        if !may_retry(&failure, &head.method, tried.len()) || !upload.can_restart() {
+        tried.add(&endpoint, &failure);
+        if !may_retry(&failure, &head.method, tried.count()) || !upload.can_restart() {
             return Err(Refused { failure, record });
         }
         record.on_retry(failure);
         upload.restart();
+    }
+}
+
+/// Where one request was sent before.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    /// Endpoints that are not tried again.
+    failed: Vec<Arc<str>>,
+    /// Endpoints whose connection went away before it took the request, as at every renewal of a certificate: others
+    /// come first, but these may well have another connection for it.
+    went_away: Vec<Arc<str>>,
+    count: usize,
+}
+
+impl Tried {
+    /// How often it was tried.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Picks where to try next.
+    pub(crate) fn pick<'a>(
+        &mut self,
+        endpoints: &'a [Arc<Endpoint>],
+        rng: &mut impl Rng,
+    ) -> Option<&'a Arc<Endpoint>> {
+        if self.went_away.is_empty() {
+            return balance::pick(endpoints, &self.failed, rng);
+        }
+        let all = [self.failed.as_slice(), &self.went_away].concat();
+        balance::pick(endpoints, &all, rng).or_else(|| {
+            self.went_away.clear();
+            balance::pick(endpoints, &self.failed, rng)
+        })
+    }
+
+    /// It failed there.
+    pub(crate) fn add(&mut self, endpoint: &Endpoint, failure: &Failure) {
+        let went_away =
+            matches!(failure, Failure::Transport(error) if matches!(error.kind(), ErrorKind::GoAway));
+        let list = match went_away {
+            true => &mut self.went_away,
+            false => &mut self.failed,
+        };
+        list.push(endpoint.uid.clone());
+        self.count += 1;
     }
 }
 
@@ -389,5 +436,44 @@ pub(crate) fn mesh_head(version: HttpVersion, route: &Route, target: Target, hea
         path: target.path,
         protocol: None,
         headers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+    use weft_transport::DialFailure;
+
+    use super::*;
+    use crate::snapshot::Load;
+
+    fn endpoints(names: &[&str]) -> Vec<Arc<Endpoint>> {
+        let make = |name: &&str| {
+            Arc::new(Endpoint {
+                uid: (*name).into(),
+                port: 80,
+                reach: Reach::Plain(([127, 0, 0, 1], 80).into()),
+                load: Arc::<Load>::default(),
+            })
+        };
+        names.iter().map(make).collect()
+    }
+
+    #[test]
+    fn an_endpoint_whose_connection_went_away_comes_after_the_others_and_is_not_given_up() {
+        let endpoints = endpoints(&["a", "b"]);
+        let failure = |kind: ErrorKind| Failure::Transport(kind.into());
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut tried = Tried::default();
+        let first = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        tried.add(&first, &failure(ErrorKind::GoAway));
+        let second = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        assert_ne!(first.uid, second.uid, "the other one comes first");
+        tried.add(&second, &failure(ErrorKind::Dial(DialFailure::Timeout)));
+        let third = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        assert_eq!(first.uid, third.uid, "another connection of the first may do");
+        tried.add(&third, &failure(ErrorKind::Dial(DialFailure::ConnectionRefused)));
+        assert!(tried.pick(&endpoints, &mut rng).is_none());
+        assert_eq!(tried.count(), 3);
     }
 }

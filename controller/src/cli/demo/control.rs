@@ -5,12 +5,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Response, Status, transport::Channel};
 use weft_proto::mesh::v1::{
-    ApplyRequest, CreateTokenRequest, FleetRequest, FleetResponse, InfoRequest, RenewLeavesRequest,
-    RotateRootRequest, SourceText, TrustStatusRequest, TrustStatusResponse, admin_client::AdminClient,
+    ApplyRequest, CreateTokenRequest, FleetRequest, FleetResponse, RenewLeavesRequest, RotateRootRequest,
+    SourceText, TrustStatusRequest, TrustStatusResponse, admin_client::AdminClient,
 };
-use weft_tls::Credentials;
+use weft_tls::{Credentials, credentials::SERVER_NAME, grpc};
 
 use super::plan::Subnet;
 use crate::cli::{
@@ -143,16 +145,26 @@ impl Control {
         read().map_err(|failure: Failure| failure.to_string())
     }
 
-    /// Calls it with another credential.
+    /// Whether it takes a connection with another credential. It judges that only when our side of the handshake is done:
+    /// what comes first, HTTP/2 or an alert, tells.
     ///
     /// # Errors
     /// It refuses, or cannot be reached.
-    pub(super) async fn call_as(&self, credentials: &Credentials) -> Result<(), String> {
-        let channel = connect::connect(&self.target, credentials).await;
-        let mut admin = AdminClient::new(channel.map_err(|failure| failure.to_string())?);
-        match admin.info(InfoRequest {}).await {
-            Ok(_) => Ok(()),
-            Err(status) => Err(connect::refused(&self.target, status).to_string()),
+    pub(super) async fn accepts(&self, credentials: &Credentials) -> Result<(), String> {
+        /// The client's connection preface with empty settings (RFC 9113 section 3.4).
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let text = |failure: Failure| failure.to_string();
+        let trust_domain = credentials.svid().id().trust_domain();
+        let expected = connect::controller_id(trust_domain).map_err(text)?;
+        let config = grpc::client_config(credentials, &expected).map_err(|error| error.to_string())?;
+        let name = ServerName::try_from(SERVER_NAME).map_err(|error| error.to_string())?;
+        let mut stream = connect::dial(&self.target, config, name).await.map_err(text)?;
+        // If it fails, so does reading, which knows why.
+        let _ = stream.write_all(PREFACE).await;
+        match tokio::time::timeout(CALL, stream.read_u8()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", CALL.as_secs())),
         }
     }
 

@@ -51,7 +51,7 @@ impl Shop {
         &self,
         credentials: &Credentials,
     ) -> Result<(Result<(), String>, Result<(), String>), DemoError> {
-        let controller = self.control.call_as(credentials).await;
+        let controller = self.control.accepts(credentials).await;
         let identity = CATALOG_V1.identity();
         let identity = identity
             .parse()
