@@ -15,6 +15,7 @@ use weft_proto::mesh::v1::{
 use weft_tls::{Credentials, credentials::SERVER_NAME, grpc};
 
 use super::plan::Subnet;
+use crate::ca::controller_id;
 use crate::cli::{
     connect::{self, Target},
     context,
@@ -155,7 +156,7 @@ impl Control {
         const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         let text = |failure: Failure| failure.to_string();
         let trust_domain = credentials.svid().id().trust_domain();
-        let expected = connect::controller_id(trust_domain).map_err(text)?;
+        let expected = controller_id(trust_domain).map_err(|error| error.to_string())?;
         let config = grpc::client_config(credentials, &expected).map_err(|error| error.to_string())?;
         let name = ServerName::try_from(SERVER_NAME).map_err(|error| error.to_string())?;
         let mut stream = connect::dial(&self.target, config, name).await.map_err(text)?;
