@@ -175,7 +175,9 @@ async fn run_with_controller(
     told.send_modify(|told| told.phase = Phase::Serving);
     tracing::info!(mesh = ?workers.listen.mesh, outbound = ?workers.listen.outbound, "ready");
     base.signals.next().await;
-    tell_of_the_end(&told, control_seen, &mut base.signals).await;
+    if !base.config.application.ports.is_empty() {
+        tell_of_the_end(&told, control_seen, base.signals.next()).await;
+    }
     base.finish(workers, served).await
 }
 
@@ -183,7 +185,7 @@ async fn run_with_controller(
 async fn tell_of_the_end(
     told: &watch::Sender<Told>,
     mut control: watch::Receiver<ControlState>,
-    signals: &mut Signals,
+    hurry: impl Future<Output = ()>,
 ) {
     tracing::info!("telling the controller that this workload ends");
     told.send_modify(|told| told.phase = Phase::Draining);
@@ -198,7 +200,7 @@ async fn tell_of_the_end(
     };
     tokio::select! {
         _ = tokio::time::timeout(PROPAGATION, heard) => {}
-        () = signals.next() => {}
+        () = hurry => {}
     }
 }
 
@@ -467,5 +469,64 @@ async fn recompile(mut publisher: Publisher, mut documents: Documents, mut ident
             Ok(snapshot) => tracing::info!(generation = snapshot.generation, "new configuration"),
             Err(error) => tracing::error!(%error, "the configuration does not fit; the last good one stays"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn told() -> watch::Sender<Told> {
+        watch::Sender::new(Told {
+            phase: Phase::Serving,
+            health: Health::Ready,
+            traffic: Arc::default(),
+        })
+    }
+
+    fn connected() -> watch::Sender<ControlState> {
+        watch::Sender::new(ControlState {
+            controller: Some("a:1".to_owned()),
+            ..ControlState::default()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_are_told_before_anything_ends_and_given_time_to_hear_it() {
+        let (told, control) = (Arc::new(told()), connected());
+        let begun = Instant::now();
+        let telling = tokio::spawn({
+            let (told, seen) = (told.clone(), control.subscribe());
+            async move { tell_of_the_end(&told, seen, pending()).await }
+        });
+        told.subscribe()
+            .wait_for(|told| told.phase == Phase::Draining)
+            .await
+            .unwrap();
+        tokio::time::sleep(PROPAGATION / 2).await;
+        assert!(!telling.is_finished(), "nobody has heard it yet");
+        control.send_modify(|state| state.known_draining = true);
+        telling.await.unwrap();
+        assert_eq!(begun.elapsed(), PROPAGATION / 2 + SPREAD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_controller_and_a_second_signal_hold_up_nothing() {
+        let control = connected();
+        let begun = Instant::now();
+        tell_of_the_end(&told(), control.subscribe(), pending()).await;
+        assert_eq!(begun.elapsed(), PROPAGATION);
+        tell_of_the_end(&told(), control.subscribe(), async {}).await;
+        control.send_modify(|state| state.controller = None);
+        tell_of_the_end(&told(), control.subscribe(), pending()).await;
+        assert_eq!(
+            begun.elapsed(),
+            PROPAGATION,
+            "without a controller nobody can be told"
+        );
     }
 }

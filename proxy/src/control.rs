@@ -236,7 +236,7 @@ impl Control {
             self.start.controller.clone(),
             self.start.mesh_port,
         );
-        let readiness = self.start.told.borrow().readiness();
+        let readiness = self.readiness();
         let say = move |local: IpAddr| {
             let registration = report::registration(&config, &controller, port, local, readiness);
             mesh::Hello {
@@ -378,6 +378,7 @@ impl Control {
     }
 
     fn on_update(&mut self, update: &mesh::Update) {
+        let before = self.readiness();
         let taken = match self.holdings.on_update(update) {
             Ok(taken) => taken,
             Err(problems) => return self.refuse(update, problems),
@@ -394,6 +395,9 @@ impl Control {
         }));
         if !taken.agrees {
             self.resync("after an update");
+        }
+        if self.readiness() != before {
+            self.report();
         }
         if taken.changed || self.start.state.borrow().cached.is_some() {
             self.save_at.get_or_insert(Instant::now() + SAVE);
@@ -457,7 +461,11 @@ impl Control {
         }
     }
 
+    /// Without a stream nothing is given back: what was known goes on, and may not be had again.
     fn on_sweep(&mut self) {
+        if self.link.live().is_none() {
+            return;
+        }
         let used = self
             .latest
             .as_ref()
@@ -480,8 +488,20 @@ impl Control {
     fn report(&mut self) {
         let told = self.start.told.borrow_and_update().clone();
         let rotation = self.start.rotation.borrow_and_update().clone();
-        let report = report::report(&told, &rotation, &self.start.config);
+        let report = report::report(&told, &rotation, self.readiness());
         self.send(Message::Report(report));
+    }
+
+    /// A workload is an endpoint only once its own proxy knows by which address it is: requests for another are refused.
+    fn readiness(&self) -> mesh::Readiness {
+        let told = self.start.told.borrow();
+        let is_endpoint = self.start.mesh_port.is_some() && !self.start.config.application.ports.is_empty();
+        match told.readiness() {
+            mesh::Readiness::Ready if is_endpoint && self.holdings.readiness(&self.own).is_none() => {
+                mesh::Readiness::NotReady
+            }
+            readiness => readiness,
+        }
     }
 
     /// A stream that takes nothing is as good as lost.

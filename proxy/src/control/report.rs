@@ -189,16 +189,15 @@ fn port(port: &WorkloadPort) -> Value {
 }
 
 /// How this proxy is.
-pub(super) fn report(told: &Told, rotation: &RotationState, config: &Config) -> mesh::Report {
+pub(super) fn report(told: &Told, rotation: &RotationState, readiness: mesh::Readiness) -> mesh::Report {
     let failing = rotation.failing.as_ref();
-    let readiness = match config.application.ports.is_empty() {
-        // It is nobody's endpoint: that it serves is all there is to say.
-        true if told.phase == Phase::Serving => mesh::Readiness::Ready,
-        true | false => told.readiness(),
+    let reason = match (readiness, told.reason()) {
+        (mesh::Readiness::NotReady, reason) if reason.is_empty() => "it is not registered yet".to_owned(),
+        (_, reason) => reason,
     };
     mesh::Report {
         readiness: readiness.into(),
-        reason: told.reason(),
+        reason,
         certificate_not_after: rotation.not_after.map(seconds).unwrap_or_default(),
         renewal_failing_since: failing.map(|(since, ..)| seconds(*since)).unwrap_or_default(),
         renewal_error: failing.map(|(.., why)| why.clone()).unwrap_or_default(),
