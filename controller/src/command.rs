@@ -307,7 +307,8 @@ mod tests {
 
     #[test]
     fn every_command_has_examples_that_are_right() {
-        for mut command in Cli::command().get_subcommands().cloned() {
+        // Wide enough for every example in one line.
+        for mut command in Cli::command().term_width(200).get_subcommands().cloned() {
             let help = command.render_long_help().to_string();
             let examples: Vec<&str> = help
                 .lines()
