@@ -34,7 +34,7 @@ sidecars go on with what they have.
 Examples:
   weft-controller run --data-dir /var/lib/weft
   weft-controller run --data-dir weft --listen 127.0.0.1:15010 --trust-domain mesh.example
-  weft-controller run --data-dir weft --ca-root root.pem --ca-signer signer.pem --ca-signer-key signer.key
+  weft-controller run --data-dir weft --ca-root root.pem --ca-signer ca.pem --ca-signer-key ca.key
 
 Exit codes: 0 ended as told, 1 it could not start, 2 wrong use.";
 
@@ -307,8 +307,7 @@ mod tests {
 
     #[test]
     fn every_command_has_examples_that_are_right() {
-        // Wide enough for every example in one line.
-        for mut command in Cli::command().term_width(200).get_subcommands().cloned() {
+        for mut command in Cli::command().get_subcommands().cloned() {
             let help = command.render_long_help().to_string();
             let examples: Vec<&str> = help
                 .lines()
