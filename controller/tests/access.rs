@@ -1,6 +1,6 @@
 //! Who may call what, over real TLS, at a real controller. What is expected is written here once more by hand: the
 //! controller's own table is not asked.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::{
     collections::BTreeSet,
