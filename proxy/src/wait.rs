@@ -125,7 +125,7 @@ mod tests {
             for answer in ["503 No\r\n\r\nno certificate yet\n", "200 OK\r\n\r\nready\n"] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1024];
-                stream.read(&mut request).await.unwrap();
+                assert!(stream.read(&mut request).await.unwrap() > 0);
                 stream
                     .write_all(format!("HTTP/1.1 {answer}").as_bytes())
                     .await
@@ -143,7 +143,7 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 1024];
-                stream.read(&mut request).await.unwrap();
+                assert!(stream.read(&mut request).await.unwrap() > 0);
                 stream
                     .write_all(b"HTTP/1.1 503 No\r\n\r\nno certificate yet\n")
                     .await
