@@ -108,6 +108,10 @@ impl Registrar for Nothing {
 
 impl TrustSink for Nothing {
     fn on_ack(&self, _: &Proxy, _: u64) {}
+
+    fn on_certificate(&self, _: &Proxy, _: &[u8]) -> Option<RenewHint> {
+        None
+    }
 }
 
 /// Serves until its standard input ends, and does what the lines of it say.

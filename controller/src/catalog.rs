@@ -6,7 +6,7 @@
 //! | store | what |
 //! |---|---|
 //! | `docs/KIND/NAMESPACE/NAME` | a document, compact JSON |
-//! | `fleet/NAMESPACE/NAME` | a registered workload: [`Record`](record::Record) |
+//! | `fleet/NAMESPACE/NAME` | a registered workload: [`Record`] |
 
 mod batch;
 pub mod record;

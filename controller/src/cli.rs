@@ -1,7 +1,7 @@
 //! `weft`: the command line of the mesh.
 //!
 //! [`args`] is what can be typed, with its help. A command that calls the controller gets a [`Session`]; all of them
-//! write to a [`Screen`](screen::Screen) and end with an exit code.
+//! write to a [`Screen`] and end with an exit code.
 //!
 //! | commands | file |
 //! |---|---|

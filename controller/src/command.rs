@@ -34,7 +34,7 @@ sidecars go on with what they have.
 Examples:
   weft-controller run --data-dir /var/lib/weft
   weft-controller run --data-dir weft --listen 127.0.0.1:15010 --trust-domain mesh.example
-  weft-controller run --data-dir weft --ca-root root.pem --ca-signer signer.pem --ca-signer-key signer.key
+  weft-controller run --data-dir weft --ca-root root.pem --ca-signer ca.pem --ca-signer-key ca.key
 
 Exit codes: 0 ended as told, 1 it could not start, 2 wrong use.";
 

@@ -4,7 +4,14 @@
 //! - [`server`] is the port, [`auth`] tells who calls and what that role may do, [`limit`] how often, and [`api`] serves
 //!   the calls.
 //! - [`world`] is the configuration as it is now, [`plan`] what of it a proxy needs, [`push`] tells each, [`fleet`] keeps
-//!   what proxies register.
+//!   what proxies register, [`discover`] where names outside the mesh lead.
+//! - [`ca`] signs, [`trust`] and [`ledger`] rotate the root, [`attest`] lets newcomers in.
+//! - [`app`] wires all that, from the [`command`] line of `weft-controller`; [`cli`] is `weft`.
+
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "the documentation is built with private items"
+)]
 
 pub mod api;
 pub mod app;

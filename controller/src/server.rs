@@ -281,7 +281,9 @@ impl Live {
 
     fn end(&self, now: SystemTime, holds: impl Fn(&Proof) -> bool) {
         self.lock().retain(|(proof, end)| {
-            let is_over = proof.not_after.is_some_and(|not_after| not_after < now) || !holds(proof);
+            // A certificate is valid to the end of its last second.
+            let has_ended = |not_after: SystemTime| not_after + Duration::from_secs(1) <= now;
+            let is_over = proof.not_after.is_some_and(has_ended) || !holds(proof);
             if is_over {
                 tracing::info!(
                     caller = proof.caller.name(),

@@ -24,9 +24,15 @@ mod contents;
 mod disk;
 mod export;
 mod failure;
+#[cfg(test)]
+mod faults;
 mod medium;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod power_loss;
+#[cfg(test)]
+mod sim;
 mod writer;
 
 pub use export::Exported;

@@ -3,10 +3,10 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | the certificate: asked for, renewed, kept | `keeper.rs`, decided by [`rotation`](crate::rotation) |
+//! | the certificate: asked for, renewed, kept | `keeper.rs`, decided by [`rotation`](mod@crate::rotation) |
 //! | the stream: made, lost, made again | `link.rs`, over `dial.rs` |
 //! | what this proxy has from the controller | `holdings.rs`, and what follows from it `updates.rs` |
-//! | names that are asked for at first use | [`demand`](crate::demand) |
+//! | names that are asked for at first use | [`demand`](mod@crate::demand) |
 //! | questions of operators | `questions.rs` |
 //! | the copy in the state directory | `cache.rs` |
 //!

@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Scheme};
+use rand::Rng;
 use weft_transport::{
     Error, ErrorKind, PeerKey, Processed, RequestStream,
     h3::{Code, RequestHead, ResponseHead, fields},
@@ -29,7 +30,7 @@ use crate::{
     },
     plain, resolve,
     respond::{self, Failure, is_grpc},
-    snapshot::{NoRoute, Reach, Route},
+    snapshot::{Endpoint, NoRoute, Reach, Route},
     telemetry::Record,
     tunnel,
     upload::{Upload, UploadError},
@@ -202,9 +203,9 @@ async fn exchange(
         }
     };
     let mut expects = upload.body_mut().take_continue();
-    let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut tried = Tried::default();
     loop {
-        let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
+        let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
             let none = Failure::NoEndpoint {
                 unmeshed: backend.unmeshed_denied,
                 unready: backend.unready,
@@ -232,7 +233,9 @@ async fn exchange(
         };
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects).await {
+        let may_repeat = is_idempotent(&head.method) && upload.can_restart();
+        let elsewhere = may_repeat && tried.count() + 1 < backend.endpoints.len().min(MAX_TRIES);
+        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, elsewhere).await {
             Ok((stream, answer)) => match refusal(&answer) {
                 None => {
                     record.on_answer(answer.status, Some(in_flight), upload.sent());
@@ -243,8 +246,8 @@ async fn exchange(
             },
             Err(error) => Failure::Transport(error),
         };
-        tried.push(endpoint.uid.clone());
-        if !may_retry(&failure, tried.len()) || !upload.can_restart() {
+        tried.add(&endpoint, &failure);
+        if !may_retry(&failure, &head.method, tried.count()) || !upload.can_restart() {
             return Err(Refused { failure, record });
         }
         record.on_retry(failure);
@@ -252,14 +255,74 @@ async fn exchange(
     }
 }
 
-/// Only what is proved unprocessed goes to another endpoint, whatever the method.
-pub(crate) fn may_retry(failure: &Failure, tries: usize) -> bool {
-    let unprocessed = match failure {
-        Failure::Transport(error) => error.processed() == Processed::No,
+/// Where one request was sent before.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    /// Endpoints that are not tried again.
+    failed: Vec<Arc<str>>,
+    /// Endpoints whose connection went away before it took the request, as at every renewal of a certificate: others
+    /// come first, but these may well have another connection for it.
+    went_away: Vec<Arc<str>>,
+    count: usize,
+}
+
+impl Tried {
+    /// How often it was tried.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Picks where to try next.
+    pub(crate) fn pick<'a>(
+        &mut self,
+        endpoints: &'a [Arc<Endpoint>],
+        rng: &mut impl Rng,
+    ) -> Option<&'a Arc<Endpoint>> {
+        if self.went_away.is_empty() {
+            return balance::pick(endpoints, &self.failed, rng);
+        }
+        let all = [self.failed.as_slice(), &self.went_away].concat();
+        balance::pick(endpoints, &all, rng).or_else(|| {
+            self.went_away.clear();
+            balance::pick(endpoints, &self.failed, rng)
+        })
+    }
+
+    /// It failed there.
+    pub(crate) fn add(&mut self, endpoint: &Endpoint, failure: &Failure) {
+        let went_away =
+            matches!(failure, Failure::Transport(error) if matches!(error.kind(), ErrorKind::GoAway));
+        let list = match went_away {
+            true => &mut self.went_away,
+            false => &mut self.failed,
+        };
+        list.push(endpoint.uid.clone());
+        self.count += 1;
+    }
+}
+
+/// What is proved unprocessed goes to another endpoint whatever the method. Where the peer may have acted on the request
+/// before it was lost, only what may be done twice is sent twice.
+pub(crate) fn may_retry(failure: &Failure, method: &Method, tries: usize) -> bool {
+    let is_safe = match failure {
+        Failure::Transport(error) => match error.kind() {
+            ErrorKind::Lost(_) | ErrorKind::Reset(_) | ErrorKind::Unresponsive => {
+                error.processed() == Processed::No || is_idempotent(method)
+            }
+            _ => error.processed() == Processed::No,
+        },
         Failure::Unprocessed(_) => true,
         _ => false,
     };
-    unprocessed && tries < MAX_TRIES
+    is_safe && tries < MAX_TRIES
+}
+
+/// Whether it means the same once or several times (RFC 9110 section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
 
 /// The peer's sidecar says that its application saw nothing: its reason.
@@ -268,13 +331,15 @@ pub(crate) fn refusal(answer: &ResponseHead) -> Option<String> {
     Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
 }
 
-/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along.
+/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along. A peer that has
+/// fallen silent is waited for unless the request can be done `elsewhere`.
 async fn attempt(
     worker: &Worker,
     peer: &PeerKey,
     head: &RequestHead,
     upload: &mut Upload,
     expects: &mut Option<Continue>,
+    elsewhere: bool,
 ) -> Result<(RequestStream, ResponseHead), Error> {
     let mut stream = open_stream(worker, peer).await?;
     stream.queue_request(head)?;
@@ -296,6 +361,9 @@ async fn attempt(
                         expects.send();
                     }
                     continue;
+                }
+                Poll::Pending if elsewhere && stream.recv.is_unresponsive() => {
+                    Poll::Ready(Err(ErrorKind::Unresponsive.into()))
                 }
                 other => other,
             };
@@ -368,5 +436,44 @@ pub(crate) fn mesh_head(version: HttpVersion, route: &Route, target: Target, hea
         path: target.path,
         protocol: None,
         headers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+    use weft_transport::DialFailure;
+
+    use super::*;
+    use crate::snapshot::Load;
+
+    fn endpoints(names: &[&str]) -> Vec<Arc<Endpoint>> {
+        let make = |name: &&str| {
+            Arc::new(Endpoint {
+                uid: (*name).into(),
+                port: 80,
+                reach: Reach::Plain(([127, 0, 0, 1], 80).into()),
+                load: Arc::<Load>::default(),
+            })
+        };
+        names.iter().map(make).collect()
+    }
+
+    #[test]
+    fn an_endpoint_whose_connection_went_away_comes_after_the_others_and_is_not_given_up() {
+        let endpoints = endpoints(&["a", "b"]);
+        let failure = |kind: ErrorKind| Failure::Transport(kind.into());
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut tried = Tried::default();
+        let first = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        tried.add(&first, &failure(ErrorKind::GoAway));
+        let second = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        assert_ne!(first.uid, second.uid, "the other one comes first");
+        tried.add(&second, &failure(ErrorKind::Dial(DialFailure::Timeout)));
+        let third = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        assert_eq!(first.uid, third.uid, "another connection of the first may do");
+        tried.add(&third, &failure(ErrorKind::Dial(DialFailure::ConnectionRefused)));
+        assert!(tried.pick(&endpoints, &mut rng).is_none());
+        assert_eq!(tried.count(), 3);
     }
 }

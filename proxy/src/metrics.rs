@@ -80,7 +80,7 @@ declare! {
     HANDSHAKES_FAILED = Counter "weft_handshakes_failed_total", Count,
         "Handshakes with peers that failed, by reason.";
     LIMITS = Counter "weft_quic_limits_total", Count,
-        "Connections that were closed because the peer broke HTTP/3 or flooded, and streams that were reset because nobody read them and they held up others, by reason.";
+        "Connections that were closed because the peer broke HTTP/3 or flooded, and streams that were reset: because nobody read them and they held up others, or because a certificate of their connection ended or its root was retired; by reason.";
     PATH_RTT = Gauge "weft_quic_rtt_seconds", Seconds,
         "Smoothed round-trip time of the open QUIC connections: the least, the median and the greatest.";
     PATH_LOSS = Gauge "weft_quic_loss_ratio", Count,

@@ -66,19 +66,19 @@ pub(crate) struct RunArgs {
     /// Keep no identity and no configuration: a restart needs the controller and a new token
     #[arg(long)]
     no_cache: bool,
-    /// UDP, for other sidecars [default: [::]:15008]
+    /// UDP, for other sidecars [default: any address, port 15008]
     #[arg(long, value_name = "ADDRESS")]
     listen_mesh: Vec<String>,
-    /// TCP, for what the application sends [default: 127.0.0.1:15001 and [::1]:15001]
+    /// TCP, for what the application sends [default: the loopback addresses, port 15001]
     #[arg(long, value_name = "ADDRESS")]
     listen_outbound: Vec<String>,
-    /// TCP, for what was meant for the application and did not come through the mesh [default: [::]:15006]
+    /// TCP, for what was meant for the application and did not come through the mesh [default: any address, port 15006]
     #[arg(long, value_name = "ADDRESS")]
     listen_inbound: Vec<String>,
     /// TCP, for operators on this host [default: 127.0.0.1:15000]
     #[arg(long, value_name = "ADDRESS")]
     listen_admin: Vec<String>,
-    /// TCP, for scrapers and probes [default: [::]:15020]
+    /// TCP, for scrapers and probes [default: any address, port 15020]
     #[arg(long, value_name = "ADDRESS")]
     listen_metrics: Vec<String>,
     /// A port that leads to one service, such as 127.0.0.1:5432=db.default:5432; repeated for more

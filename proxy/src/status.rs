@@ -285,6 +285,8 @@ fn limits(stats: &TransportStats) -> Vec<(&'static str, u64)> {
         .chain([
             ("protocol_error", stats.violations.get()),
             ("stalled_reader", stats.stalled_streams.get()),
+            ("certificate_expiry", stats.expired_streams.get()),
+            ("certificate_untrusted", stats.untrusted_streams.get()),
         ])
         .collect()
 }

@@ -1,8 +1,8 @@
 //! Byte streams of the application through the mesh: raw TCP, CONNECT of an HTTP proxy's client, WebSocket.
 
-use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll};
+use std::{future::poll_fn, rc::Rc, task::Poll};
 
-use http::{HeaderMap, Response, StatusCode, header, request::Parts, uri::Authority};
+use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts, uri::Authority};
 use tokio::io::copy_bidirectional;
 use weft_transport::{
     RequestStream, TunnelError, copy_tunnel,
@@ -10,9 +10,8 @@ use weft_transport::{
 };
 
 use crate::{
-    balance,
     body::{MeshBody, ResponseBody},
-    forward::{Refused, may_retry, mesh_head, open_stream, refusal},
+    forward::{Refused, Tried, may_retry, mesh_head, open_stream, refusal},
     local::{
         HttpVersion,
         io::LocalStream,
@@ -206,9 +205,9 @@ async fn open_stream_to(
     record: &mut Record,
     head: impl Fn(&Endpoint) -> RequestHead,
 ) -> Result<Opened, Failure> {
-    let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut tried = Tried::default();
     loop {
-        let Some(endpoint) = balance::pick(&backend.endpoints, &tried, &mut *worker.rng()).cloned() else {
+        let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
             let none = Failure::NoEndpoint {
                 unmeshed: backend.unmeshed_denied,
                 unready: backend.unready,
@@ -221,8 +220,8 @@ async fn open_stream_to(
             Ok(opened) => return Ok(opened),
             Err(failure) => failure,
         };
-        tried.push(endpoint.uid.clone());
-        if !may_retry(&failure, tried.len()) {
+        tried.add(&endpoint, &failure);
+        if !may_retry(&failure, &Method::CONNECT, tried.count()) {
             return Err(failure);
         }
         record.on_retry(failure);

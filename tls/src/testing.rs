@@ -10,9 +10,11 @@ use std::{cell::RefCell, time::SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType,
+    SerialNumber, date_time_ymd,
 };
+use rustls_pki_types::CertificateDer;
 use weft_proto::identity::{SpiffeId, TrustDomain};
 
 use crate::{
@@ -119,6 +121,48 @@ impl Authority {
         })
     }
 
+    /// The same as text.
+    ///
+    /// # Panics
+    /// The names cannot be in a SPIFFE ID.
+    #[must_use]
+    pub fn svid_pem_between(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        (not_before, not_after): (SystemTime, SystemTime),
+    ) -> SvidPem {
+        let id = self.id(namespace, service_account);
+        let key = key(&format!("leaf {id}"));
+        let chain = self.leaf(&id, &key, |params| {
+            params.not_before = not_before.into();
+            params.not_after = not_after.into();
+        });
+        SvidPem {
+            chain: chain.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    /// A leaf of a service account for a key that someone else has, such as that of a certificate request.
+    ///
+    /// # Panics
+    /// The names cannot be in a SPIFFE ID.
+    #[must_use]
+    pub fn leaf_for(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        key: &impl PublicKeyData,
+        (not_before, not_after): (SystemTime, SystemTime),
+    ) -> CertificateDer<'static> {
+        let leaf = self.leaf(&self.id(namespace, service_account), key, |params| {
+            params.not_before = not_before.into();
+            params.not_after = not_after.into();
+        });
+        leaf.der().clone()
+    }
+
     fn svid_with(
         &self,
         namespace: &str,
@@ -137,6 +181,15 @@ impl Authority {
     }
 
     fn chain_pem(&self, id: &SpiffeId, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> String {
+        self.leaf(id, key, change).pem()
+    }
+
+    fn leaf(
+        &self,
+        id: &SpiffeId,
+        key: &impl PublicKeyData,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Certificate {
         let mut params = params("test workload");
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().expect("an ASCII name"))];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -148,7 +201,6 @@ impl Authority {
         params
             .signed_by(key, &self.issuer)
             .expect("a leaf with fixed parameters")
-            .pem()
     }
 
     /// The SVID of a service account.

@@ -40,6 +40,8 @@ pub enum ErrorKind {
     TooLarge,
     /// Nobody read this stream for so long that it endangered the others of its connection.
     Stalled,
+    /// The peer has acknowledged nothing for so long that whoever can go elsewhere should not wait for it.
+    Unresponsive,
     /// Our own side ended the stream before.
     Closed,
     /// What we were asked to send is not what was announced, or can't be said in HTTP/3.
@@ -119,6 +121,7 @@ impl Error {
             | ErrorKind::Malformed(_)
             | ErrorKind::TooLarge
             | ErrorKind::Stalled
+            | ErrorKind::Unresponsive
             | ErrorKind::Closed
             | ErrorKind::Unsendable(_) => Processed::Maybe,
         }
@@ -137,6 +140,7 @@ impl Error {
             ErrorKind::Malformed(_) => "peer_protocol_error",
             ErrorKind::TooLarge => "peer_head_too_large",
             ErrorKind::Stalled => "stalled_reader",
+            ErrorKind::Unresponsive => "peer_unresponsive",
             ErrorKind::Closed => "closed",
             ErrorKind::Unsendable(_) => "unsendable",
         }
@@ -214,6 +218,7 @@ impl fmt::Display for Error {
             ErrorKind::Malformed(error) => write!(f, "malformed message from the peer: {error}"),
             ErrorKind::TooLarge => f.write_str("head or trailers from the peer are too large"),
             ErrorKind::Stalled => f.write_str("the stream was not read and held up its connection"),
+            ErrorKind::Unresponsive => f.write_str("the peer has acknowledged nothing for too long"),
             ErrorKind::Closed => f.write_str("the stream is closed"),
             ErrorKind::Unsendable(what) => write!(f, "can't send the message: {what}"),
         }

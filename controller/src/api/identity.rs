@@ -94,3 +94,90 @@ fn answer(issued: &Issued) -> mesh::SignResponse {
         lifetime_ms: u64::try_from(issued.lifetime.as_millis()).unwrap_or(u64::MAX),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        auth::Role,
+        ca::tests::{Place, holder, request},
+    };
+
+    async fn service() -> IdentityService {
+        let authority = Place::new().open().await;
+        IdentityService::new(authority.clone(), Arc::new(Tokens::new(authority)))
+    }
+
+    async fn renew(
+        service: &IdentityService,
+        caller: Option<Caller>,
+        workload: &str,
+    ) -> Result<String, Status> {
+        let mut message = Request::new(mesh::RenewRequest {
+            csr: request().into(),
+            holder: Some(holder(workload)),
+        });
+        if let Some(caller) = caller {
+            message.extensions_mut().insert(caller);
+        }
+        let answer = service.renew(message).await?.into_inner();
+        let chain: Vec<_> = answer.chain.iter().map(|der| der.to_vec().into()).collect();
+        assert_eq!((chain.len(), answer.bundle.unwrap().version), (2, 1));
+        Ok(weft_tls::verify::peer_identity(&chain).unwrap().id.to_string())
+    }
+
+    #[tokio::test]
+    async fn everyone_renews_its_own_identity_and_who_has_none_renews_nothing() {
+        let service = service().await;
+        let web: SpiffeId = "spiffe://mesh.test/ns/shop/sa/web".parse().unwrap();
+        let ann: SpiffeId = "spiffe://mesh.test/weft/admin/ann".parse().unwrap();
+        let own: SpiffeId = "spiffe://mesh.test/ns/weft-system/sa/weft-controller"
+            .parse()
+            .unwrap();
+        for (caller, workload) in [
+            (Caller::Workload(web.clone()), "web-1"),
+            (Caller::Expired(web), "web-1"),
+            (Caller::Operator(ann.clone(), Role::Admin), ""),
+        ] {
+            let id = renew(&service, Some(caller.clone()), workload).await.unwrap();
+            assert_eq!(id, caller.name());
+        }
+        for (caller, workload, code) in [
+            (None, "web-1", tonic::Code::Unauthenticated),
+            (Some(Caller::Anonymous), "web-1", tonic::Code::Unauthenticated),
+            (
+                Some(Caller::Workload(own)),
+                "web-1",
+                tonic::Code::PermissionDenied,
+            ),
+            (
+                Some(Caller::Operator(ann, Role::Admin)),
+                "web-1",
+                tonic::Code::InvalidArgument,
+            ),
+        ] {
+            let refused = renew(&service, caller, workload).await.unwrap_err();
+            assert_eq!(refused.code(), code, "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_token_or_says_no_holder_is_refused_before_anything_is_looked_up() {
+        let service = service().await;
+        let join = |token: String, holder| {
+            service.join(Request::new(mesh::JoinRequest {
+                token,
+                csr: request().into(),
+                holder,
+            }))
+        };
+        let long = join("x".repeat(MAX_TOKEN + 1), Some(holder("web-1"))).await;
+        assert_eq!(long.unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert_eq!(
+            join("x".into(), None).await.unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
+        let bad = join("x".into(), Some(holder("web-1"))).await;
+        assert_eq!(bad.unwrap_err().code(), tonic::Code::Unauthenticated);
+    }
+}

@@ -13,13 +13,16 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
     ca::{AdminCredential, Authority},
     cli::context,
 };
+
+/// How long a start waits for the admin's credential: what comes after it may count on the file.
+const FIRST_ADMIN: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -87,9 +90,13 @@ impl DataDir {
     ) -> Result<(), DataError> {
         let mut credentials = authority.local_admin();
         let is_first = !self.admin().exists();
-        let first = credentials.borrow_and_update().clone();
-        if let Some(credential) = &first {
-            self.write_admin(local, credential)?;
+        let first = tokio::time::timeout(FIRST_ADMIN, credentials.wait_for(Option::is_some)).await;
+        let first = first.ok().and_then(|seen| seen.ok()?.clone());
+        match first {
+            Some(credential) => self.write_admin(local, &credential)?,
+            None => tracing::warn!(
+                "no credential for the admin can be signed now; it is written as soon as one can"
+            ),
         }
         if is_first {
             self.welcome(reachable);

@@ -1,9 +1,14 @@
 //! Join tokens: good once, for one identity, for minutes.
 
-use futures_util::future::join_all;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::future::{BoxFuture, join_all};
+use tokio::sync::{Barrier, mpsc};
 
 use super::*;
-use crate::ca::tests::{Place, holder, request};
+use crate::{
+    ca::tests::{Place, holder, request},
+    store::{Changes, Listing, SharedStore},
+};
 
 struct Mesh {
     place: Place,
@@ -13,7 +18,10 @@ struct Mesh {
 
 impl Mesh {
     async fn new() -> Self {
-        let place = Place::new();
+        Self::at(Place::new()).await
+    }
+
+    async fn at(place: Place) -> Self {
         let authority = place.open().await;
         Self {
             place,
@@ -83,15 +91,57 @@ async fn a_token_gives_its_identity_once() {
     assert_eq!(did, ["token.create", "join"]);
 }
 
+/// A store at which a hundred uses of tokens wait for each other: all have read before the first one writes.
+struct Together {
+    store: SharedStore,
+    uses: Barrier,
+}
+
+impl Store for Together {
+    fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Entry>, StoreError>> {
+        self.store.get(key)
+    }
+
+    fn list(&self, prefix: &str) -> BoxFuture<'_, Result<Listing, StoreError>> {
+        self.store.list(prefix)
+    }
+
+    fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, CommitError>> {
+        let is_issue =
+            |operation: &Operation| matches!(operation, Operation::Put(key, _) if key.starts_with("ledger/"));
+        let is_use = transaction.operations.iter().any(is_issue);
+        Box::pin(async move {
+            if is_use {
+                self.uses.wait().await;
+            }
+            self.store.commit(transaction).await
+        })
+    }
+
+    fn watch(
+        &self,
+        prefix: &str,
+        after: Revision,
+    ) -> BoxFuture<'_, Result<mpsc::Receiver<Changes>, StoreError>> {
+        self.store.watch(prefix, after)
+    }
+
+    fn revision(&self) -> Revision {
+        self.store.revision()
+    }
+}
+
 #[tokio::test]
 async fn of_a_hundred_who_come_with_it_at_once_exactly_one_joins() {
-    let mesh = Arc::new(Mesh::new().await);
-    let token = mesh.token().await.token;
-    let joins = (0..100).map(|number| {
-        let (mesh, token) = (mesh.clone(), token.clone());
-        tokio::spawn(async move { mesh.join(&token, &format!("web-{number}")).await })
+    let mut place = Place::new();
+    place.store = Arc::new(Together {
+        store: place.store.clone(),
+        uses: Barrier::new(100),
     });
-    let outcomes: Vec<_> = join_all(joins).await.into_iter().map(Result::unwrap).collect();
+    let mesh = Mesh::at(place).await;
+    let token = mesh.token().await.token;
+    let names: Vec<String> = (0..100).map(|number| format!("web-{number}")).collect();
+    let outcomes = join_all(names.iter().map(|name| mesh.join(&token, name))).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
     let is_used = |outcome: &&Result<Issued, JoinError>| matches!(outcome, Err(JoinError::Used(_)));
     assert_eq!(outcomes.iter().filter(is_used).count(), 99);
@@ -127,7 +177,9 @@ async fn what_is_not_quite_the_token_is_refused_and_says_nothing_of_the_real_one
     let other = mesh.token().await.token;
     mesh.join(&token, "web-1").await.unwrap();
     // The name of one that is used, with another secret: as unknown as any.
-    let mixed = format!("{}{}", &token[..27], &other[27..]);
+    let bytes = |text: &str| URL_SAFE_NO_PAD.decode(&text["weft1.".len()..]).unwrap();
+    let mixed = [&bytes(&token)[..16], &bytes(&other)[16..]].concat();
+    let mixed = format!("weft1.{}", URL_SAFE_NO_PAD.encode(mixed));
     assert!(matches!(mesh.join(&mixed, "x").await, Err(JoinError::Secret(_))));
     let unknown = TokenText::generate(mesh.authority.signing_root().0).expose();
     let unknown = mesh.join(&unknown, "x").await.unwrap_err();
@@ -278,9 +330,16 @@ async fn a_rotation_waits_for_the_tokens_of_the_old_root() {
         .await
         .unwrap();
     let step = async || mesh.authority.status().await.unwrap().step;
-    while step().await != "signing" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let until = async |wanted: &str| {
+        for _ in 0..1_000 {
+            if step().await == wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("never {wanted}");
+    };
+    until("signing").await;
     // One that is made now leads to the new root, and holds nothing up.
     let new = mesh.token().await;
     let root = |token: &str| TokenText::parse(token).unwrap().root();
@@ -293,9 +352,7 @@ async fn a_rotation_waits_for_the_tokens_of_the_old_root() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     mesh.tokens.revoke(&old.id, "ann").await.unwrap();
-    while step().await != "stable" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("stable").await;
     mesh.join(&new.token, "web-1").await.unwrap();
     task.abort();
 }

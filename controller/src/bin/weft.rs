@@ -1,4 +1,4 @@
-//! The command line of the mesh.
+//! The binary. All of it is in the library.
 
 use std::process::ExitCode;
 

@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::{
-    audit, ca, check, context, demo, describe, documents, get, human, login, names, probe, proxy, status, token,
-    version,
+    audit, ca, check, context, demo, describe, documents, get, human, login, names, probe, proxy, status,
+    token, version,
 };
 
 /// Operate a Weft mesh: its documents, sidecars, certificates and tokens.
@@ -109,7 +109,6 @@ pub(crate) struct Global {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(crate) enum Command {
     /// Make documents so; documents that are not given stay as they are
     #[command(after_help = documents::APPLY_HELP)]

@@ -49,6 +49,8 @@ Examples:
 
 /// Between two looks while waiting.
 const POLL: Duration = Duration::from_millis(200);
+/// How often a connection that ended is made anew.
+const REOPENS: u32 = 10;
 /// The step in which no rotation is under way.
 const STABLE: &str = "stable";
 /// The step in which a rotation with `--keep-old` stays.
@@ -218,6 +220,7 @@ async fn follow(
     }
     let begun = Instant::now();
     let mut told = None;
+    let mut step = String::new();
     loop {
         let holders: Vec<String> = status.waiting.iter().map(holder).collect();
         let now = (status.step.clone(), holders.clone());
@@ -249,8 +252,40 @@ async fn follow(
             screen.warn("not done within --timeout; it goes on by itself");
             return Ok(Outcome::Differs);
         }
-        status = fetch(session).await?;
+        status = fetch_through(session, screen, &mut step).await?;
     }
+}
+
+/// Asks in the middle of a rotation, which may retire the root of our own credential: that is renewed as soon as the
+/// new root signs, and a connection that ends is made anew with what is kept now.
+async fn fetch_through(
+    session: &mut Session,
+    screen: &mut Screen,
+    step: &mut String,
+) -> Result<v1::TrustStatusResponse, Failure> {
+    let mut tries = 0;
+    let status = loop {
+        match fetch(session).await {
+            Ok(status) => break status,
+            Err(failure) if tries == REOPENS => return Err(failure),
+            Err(_) => {
+                tries += 1;
+                sleep(POLL).await;
+                // What prevents it is told by the next call.
+                let _ = session.reopen().await;
+            }
+        }
+    };
+    if status.step == SIGNING
+        && *step != SIGNING
+        && let Err(failure) = session.renew().await
+    {
+        screen.warn(format_args!(
+            "your own credential is of the old root, and can't be renewed: {failure}"
+        ));
+    }
+    step.clone_from(&status.step);
+    Ok(status)
 }
 
 /// What the controller says of its authority.
@@ -262,13 +297,20 @@ pub(crate) async fn fetch(session: &mut Session) -> Result<v1::TrustStatusRespon
     Ok(response.map_err(|status| session.refused(status))?.into_inner())
 }
 
-/// Who holds a step up, with why.
+/// Who holds a step up, with why. A token that can still be used is nobody yet: its why names it.
 fn holder(waiting: &v1::Waiting) -> String {
-    let who = match waiting.workload.as_str() {
-        "" => clean(&waiting.identity).into_owned(),
-        workload => format!("{}/{}", clean(&waiting.namespace), clean(workload)),
-    };
-    format!("{who} ({})", clean(&waiting.why))
+    match who(waiting) {
+        who if who.is_empty() => clean(&waiting.why).into_owned(),
+        who => format!("{} ({})", clean(&who), clean(&waiting.why)),
+    }
+}
+
+/// `NAMESPACE/WORKLOAD`, or an operator's identity.
+fn who(waiting: &v1::Waiting) -> String {
+    match waiting.workload.as_str() {
+        "" => waiting.identity.clone(),
+        workload => format!("{}/{workload}", waiting.namespace),
+    }
 }
 
 /// The beginning of a root's id.
@@ -323,16 +365,12 @@ fn print(
     screen.line("\nThe next step waits for:")?;
     let mut table = Table::new(vec!["WHO", "WHY", "AT MOST"]);
     for waiting in &status.waiting {
-        let who = match waiting.workload.as_str() {
-            "" => waiting.identity.clone(),
-            workload => format!("{}/{workload}", waiting.namespace),
-        };
         let until = match waiting.until {
             0 => String::new(),
             until => human::until(now, until),
         };
         table.row(vec![
-            Cell::from(who),
+            Cell::from(who(waiting)),
             Cell::from(waiting.why.as_str()),
             Cell::from(until),
         ]);

@@ -2,12 +2,18 @@
 //!
 //! It is made before gRPC has it, so that what fails is known for what it is: not reachable, not trusted, or refused.
 
-use std::{error::Error as _, io, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -17,33 +23,47 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 use tower::service_fn;
-use weft_proto::{SpiffeId, TrustDomain};
 use weft_tls::{Credentials, credentials::SERVER_NAME, grpc, verify::io_refusal};
 
 use super::failure::Failure;
-use crate::auth::{CONTROLLER_ACCOUNT, SYSTEM_NAMESPACE};
+use crate::ca::controller_id;
 
 /// How long TCP and TLS may each take: enough for another continent, and not too long for someone who waits.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the head of an answer may take. The largest apply is checked and stored well within.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// Whom a connection is for, in what is said about it.
+/// What TLS said when it ended a connection, if it did.
+type Ended = Arc<Mutex<Option<String>>>;
+
+/// Whom a connection is for, and what became of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// `HOST:PORT`.
     pub(crate) address: String,
     /// The context's name.
     pub(crate) context: String,
+    /// Of the last connection.
+    ended: Ended,
 }
 
-/// The identity that every controller of a trust domain has.
-///
-/// # Errors
-/// Never with names of ours; the parser's error.
-pub(crate) fn controller_id(trust_domain: &TrustDomain) -> Result<SpiffeId, Failure> {
-    SpiffeId::for_service_account(trust_domain, SYSTEM_NAMESPACE, CONTROLLER_ACCOUNT)
-        .map_err(|error| Failure::other(error.to_string()))
+impl Target {
+    /// To which no connection was made yet.
+    pub(crate) fn new(address: impl Into<String>, context: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            context: context.into(),
+            ended: Arc::default(),
+        }
+    }
+
+    fn untrusted(&self, why: String) -> Failure {
+        Failure::Untrusted {
+            address: self.address.clone(),
+            context: self.context.clone(),
+            why,
+        }
+    }
 }
 
 /// Connects as an operator.
@@ -51,7 +71,8 @@ pub(crate) fn controller_id(trust_domain: &TrustDomain) -> Result<SpiffeId, Fail
 /// # Errors
 /// It is not reachable, or no controller of our trust domain, or does not accept us.
 pub(crate) async fn connect(target: &Target, credentials: &Credentials) -> Result<Channel, Failure> {
-    let expected = controller_id(credentials.svid().id().trust_domain())?;
+    let expected = controller_id(credentials.svid().id().trust_domain())
+        .map_err(|error| Failure::other(error.to_string()))?;
     let config = grpc::client_config(credentials, &expected)
         .map_err(|error| Failure::Credential(target.context.clone(), error.to_string()))?;
     let name = ServerName::try_from(SERVER_NAME).map_err(|error| Failure::other(error.to_string()))?;
@@ -66,12 +87,13 @@ pub(crate) async fn dial(
     target: &Target,
     config: ClientConfig,
     server_name: ServerName<'static>,
-) -> Result<TlsStream<TcpStream>, Failure> {
+) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Failure> {
     let unreachable = |why: String| Failure::Unreachable {
         address: target.address.clone(),
         context: target.context.clone(),
         why,
     };
+    *target.ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let tcp = match timeout(CONNECT, TcpStream::connect(&*target.address)).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(error)) => return Err(unreachable(error.to_string())),
@@ -81,13 +103,12 @@ pub(crate) async fn dial(
     let _ = tcp.set_nodelay(true);
     let tls = TlsConnector::from(Arc::new(config)).connect(server_name, tcp);
     match timeout(CONNECT, tls).await {
-        Ok(Ok(tls)) => Ok(tls),
+        Ok(Ok(tls)) => Ok(Watched {
+            tls,
+            ended: target.ended.clone(),
+        }),
         Ok(Err(error)) => Err(match tls_error(&error) {
-            Some(why) => Failure::Untrusted {
-                address: target.address.clone(),
-                context: target.context.clone(),
-                why,
-            },
+            Some(why) => target.untrusted(why),
             None => unreachable(format!("TLS: {error}")),
         }),
         Err(_) => Err(unreachable(silence("TLS"))),
@@ -136,16 +157,58 @@ where
 /// What became of a call. In TLS 1.3 the controller judges our certificate only after our side of the handshake is
 /// done, so that its refusal arrives in place of the first answer.
 pub(crate) fn refused(target: &Target, status: Status) -> Failure {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if let Some(why) = error.downcast_ref::<io::Error>().and_then(tls_error) {
-            return Failure::Untrusted {
-                address: target.address.clone(),
-                context: target.context.clone(),
-                why,
-            };
-        }
-        cause = error.source();
+    let ended = target
+        .ended
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    match ended {
+        Some(why) => target.untrusted(why),
+        None => status.into(),
     }
-    status.into()
+}
+
+/// A connection that remembers how TLS ended it: HTTP/2 passes on no more than a text.
+struct Watched {
+    tls: TlsStream<TcpStream>,
+    ended: Ended,
+}
+
+impl Watched {
+    fn look<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &poll
+            && let Some(why) = tls_error(error)
+        {
+            *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        }
+        poll
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.tls).poll_read(cx, buffer);
+        self.look(poll)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.tls).poll_write(cx, bytes);
+        self.look(poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.tls).poll_flush(cx);
+        self.look(poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.tls).poll_shutdown(cx);
+        self.look(poll)
+    }
 }

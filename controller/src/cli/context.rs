@@ -1,6 +1,6 @@
 //! Contexts: which controllers an operator works with, and as whom.
 //!
-//! They are in one file, which [`file`] reads and writes; [`store`] changes it. The file is looked for at
+//! They are in one file, which [`mod@file`] reads and writes; [`store`] changes it. The file is looked for at
 //! `--config` or `WEFT_CONFIG`; else it is `weft/config.yaml` in `XDG_CONFIG_HOME` (or `~/.config`); and if there is
 //! none, the one that a controller on this machine wrote for its admin.
 
@@ -109,3 +109,6 @@ pub(crate) fn choose(path: &Path, name: Option<&str>) -> Result<Context, Failure
     let contexts = load(path)?.ok_or_else(|| Failure::NoContext(path.to_owned()))?;
     contexts.choose(name)
 }
+
+#[cfg(test)]
+mod tests;

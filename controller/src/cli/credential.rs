@@ -2,13 +2,10 @@
 
 use std::{path::Path, time::SystemTime};
 
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 use weft_proto::{
     TrustDomain,
     mesh::v1::{self, identity_client::IdentityClient},
@@ -18,18 +15,16 @@ use weft_tls::{
     join::{self, RootHash},
 };
 
-use crate::auth::{CONTROLLER_ACCOUNT, SYSTEM_NAMESPACE};
+use crate::{
+    attest::TokenText,
+    auth::{CONTROLLER_ACCOUNT, SYSTEM_NAMESPACE},
+};
 
 use super::{
     connect::{self, Target},
     context::{self, Context, Pem},
     failure::Failure,
 };
-
-/// What a token begins with.
-const TOKEN_PREFIX: &str = "weft1.";
-/// The parts of a token: its id, its secret, the SHA-256 of a root.
-const TOKEN_BYTES: [usize; 3] = [16, 32, 32];
 
 /// A credential as it is stored.
 pub(crate) struct Stored {
@@ -40,19 +35,11 @@ pub(crate) struct Stored {
 }
 
 /// The root that a token names, which is all that its bearer knows of the mesh.
-///
-/// # Errors
-/// It is no token.
-pub(crate) fn root_of(token: &str) -> Result<RootHash, String> {
-    let [id, secret, root] = TOKEN_BYTES;
-    let bytes = token
-        .strip_prefix(TOKEN_PREFIX)
-        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
-        .filter(|bytes| bytes.len() == id + secret + root)
-        .and_then(|bytes| bytes.get(id + secret..)?.try_into().ok());
-    bytes
-        .map(RootHash::new)
-        .ok_or_else(|| "not a whole token: it is one word that begins with weft1.".to_owned())
+fn root_of(token: &str) -> Result<RootHash, Failure> {
+    let token = TokenText::parse(token).ok_or_else(|| {
+        Failure::Use("this is not a whole token: it is one word that begins with weft1.".to_owned())
+    })?;
+    Ok(token.root().hash())
 }
 
 /// Trades a token for a first credential. The key is made here and never sent.
@@ -60,7 +47,7 @@ pub(crate) fn root_of(token: &str) -> Result<RootHash, String> {
 /// # Errors
 /// The controller cannot be reached or is not the one of the token, or it refuses the token.
 pub(crate) async fn join(target: &Target, token: &str) -> Result<Stored, Failure> {
-    let root = root_of(token).map_err(Failure::Use)?;
+    let root = root_of(token)?;
     let path = format!("/ns/{SYSTEM_NAMESPACE}/sa/{CONTROLLER_ACCOUNT}");
     let config =
         join::client_config_of_path(root, &path).map_err(|error| Failure::other(error.to_string()))?;
@@ -77,7 +64,13 @@ pub(crate) async fn join(target: &Target, token: &str) -> Result<Stored, Failure
     let response = IdentityClient::new(channel)
         .join(request)
         .await
-        .map_err(|status| connect::refused(target, status))?;
+        .map_err(|status| match status.code() {
+            // Of a token, not of a credential: there is none yet.
+            Code::Unauthenticated | Code::PermissionDenied => {
+                Failure::other(format!("the controller refuses the token: {}", status.message()))
+            }
+            _ => connect::refused(target, status),
+        })?;
     store(response.into_inner(), &key)
 }
 

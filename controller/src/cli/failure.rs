@@ -147,20 +147,16 @@ impl fmt::Display for Failure {
         match self {
             Self::Use(what) | Self::NotFound(what) | Self::Other(what, _) => f.write_str(&clean_lines(what)),
             Self::Documents(errors) => {
-                write!(f, "{}", many(errors.len(), "error"))?;
-                errors
-                    .iter()
-                    .try_for_each(|error| write!(f, "\n{}", clean(&error.to_string())))
+                f.write_str(&many(errors.len(), "error"))?;
+                lines(
+                    f,
+                    errors.iter().map(|error| clean(&error.to_string()).into_owned()),
+                )
             }
             Self::Problems(problems) => {
-                write!(
-                    f,
-                    "refused, nothing was changed: {}",
-                    many(problems.len(), "error")
-                )?;
-                problems
-                    .iter()
-                    .try_for_each(|problem| write!(f, "\n{}", describe(problem)))
+                let errors = many(problems.len(), "error");
+                write!(f, "refused, nothing was changed: {errors}")?;
+                lines(f, problems.iter().map(describe))
             }
             Self::File { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
             Self::NoContext(path) => write!(
@@ -168,16 +164,17 @@ impl fmt::Display for Failure {
                 "no controller is known: there is no {}, and no admin.yaml of a controller that can be read",
                 path.display()
             ),
-            Self::UnknownContext(name, known) => write!(
-                f,
-                "there is no context {} (there are {})",
-                clean(name),
-                if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    clean(&known.join(", ")).into_owned()
-                }
-            ),
+            Self::UnknownContext(name, known) if known.is_empty() => {
+                write!(f, "there is no context {}, nor any other", clean(name))
+            }
+            Self::UnknownContext(name, known) => {
+                write!(
+                    f,
+                    "there is no context {} (there are {})",
+                    clean(name),
+                    clean(&known.join(", "))
+                )
+            }
             Self::Credential(context, why) => {
                 write!(f, "the credential of context {}: {}", clean(context), clean(why))
             }
@@ -207,6 +204,10 @@ impl fmt::Display for Failure {
             Self::Output(error) => write!(f, "cannot write the output: {error}"),
         }
     }
+}
+
+fn lines(f: &mut fmt::Formatter<'_>, mut lines: impl Iterator<Item = String>) -> fmt::Result {
+    lines.try_for_each(|line| write!(f, "\n{line}"))
 }
 
 /// What a status says, in words.

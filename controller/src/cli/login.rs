@@ -57,10 +57,7 @@ pub(crate) async fn run(args: LoginArgs, global: &Global, screen: &mut Screen) -
     if let Some(name) = &args.name {
         check_free(&known, name, address)?;
     }
-    let target = Target {
-        address: address.clone(),
-        context: args.name.clone().unwrap_or_else(|| "new".to_owned()),
-    };
+    let target = Target::new(address, args.name.as_deref().unwrap_or("new"));
     let stored = credential::join(&target, token.trim()).await?;
     let svid = stored.credentials.svid();
     let name = match args.name {

@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use weft_proto::{SpiffeId, mesh::v1};
+use weft_tls::Credentials;
 
 use super::{
     Outcome,
@@ -114,6 +115,35 @@ pub(crate) async fn run(
         screen.line("no workload stands behind it: its selector matches none that declares the port (weft get workloads -o wide)")?;
     }
     Ok(outcome)
+}
+
+/// Calls one sidecar with this credential, and no session's: for the demo.
+///
+/// # Errors
+/// Where the call ended, and why.
+pub(crate) async fn call(
+    credentials: &Credentials,
+    address: SocketAddr,
+    identity: &SpiffeId,
+    authority: String,
+    port: u32,
+) -> Result<(), String> {
+    let call = Call {
+        address,
+        identity,
+        credentials,
+        authority,
+        port,
+        method: Method::GET,
+        path: "/".to_owned(),
+        headers: Vec::new(),
+        timeout: Duration::from_secs(5),
+        is_http: true,
+    };
+    match call.make().await.failure {
+        None => Ok(()),
+        Some((hop, why)) => Err(format!("{}: {why}", hop.as_str())),
+    }
 }
 
 async fn probe(
@@ -253,3 +283,6 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     }
     Ok((name, value.trim().parse().map_err(|_| wrong())?))
 }
+
+#[cfg(test)]
+mod tests;

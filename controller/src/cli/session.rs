@@ -31,6 +31,8 @@ pub(crate) struct Session {
     pub(crate) credentials: Option<Credentials>,
     /// The time, which a test may stop.
     pub(crate) now: fn() -> SystemTime,
+    /// With which it can be opened again; `None` in tests.
+    opening: Option<Opening>,
 }
 
 /// What a session is opened with.
@@ -52,10 +54,7 @@ impl Opening {
             .controller
             .clone()
             .unwrap_or_else(|| context.controller.clone());
-        let target = Target {
-            address,
-            context: context.name.clone(),
-        };
+        let target = Target::new(address, &*context.name);
         Ok(Self {
             path,
             context,
@@ -101,8 +100,9 @@ impl Session {
                 }
             }
         }
-        let namespace = context.namespace.clone();
-        let session = Self::new(channel, opening.target, namespace, Some(credentials), clock::now);
+        let (namespace, target) = (context.namespace.clone(), opening.target.clone());
+        let mut session = Self::new(channel, target, namespace, Some(credentials), clock::now);
+        session.opening = Some(opening);
         Ok(session.with_namespace(global.namespace.as_deref()))
     }
 
@@ -121,7 +121,45 @@ impl Session {
             given_namespace: None,
             credentials,
             now,
+            opening: None,
         }
+    }
+
+    /// Renews the credential now, for one of the root that signs now, and goes on with that.
+    ///
+    /// # Errors
+    /// It is refused, or can't be kept.
+    pub(crate) async fn renew(&mut self) -> Result<(), Failure> {
+        let (Some(opening), Some(credentials)) = (&self.opening, &self.credentials) else {
+            return Ok(());
+        };
+        let Opening {
+            path,
+            context,
+            target,
+        } = opening;
+        let channel = connect::connect(target, credentials).await?;
+        let renewed = credential::renew(target, channel, path, context).await?;
+        self.go_on_with(renewed).await
+    }
+
+    /// Connects anew, with the credential that the file has now: the controller may have written another one.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub(crate) async fn reopen(&mut self) -> Result<(), Failure> {
+        let Some(Opening { path, context, .. }) = &self.opening else {
+            return Ok(());
+        };
+        let credentials = context::choose(path, Some(&context.name))?.credentials(path)?;
+        self.go_on_with(credentials).await
+    }
+
+    async fn go_on_with(&mut self, credentials: Credentials) -> Result<(), Failure> {
+        let channel = connect::connect(&self.target, &credentials).await?;
+        self.admin = AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        self.credentials = Some(credentials);
+        Ok(())
     }
 
     /// With the namespace of the command line, if it has any.

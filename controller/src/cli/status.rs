@@ -42,7 +42,7 @@ pub(crate) struct StatusArgs {
     #[arg(value_name = "WORKLOAD")]
     proxy: Option<String>,
     /// Of all namespaces, which is the default without -n and WORKLOAD
-    #[arg(long, short = 'A', conflicts_with = "namespace")]
+    #[arg(long, short = 'A')]
     all_namespaces: bool,
     /// Show it anew every two seconds
     #[arg(long, short, conflicts_with = "wait")]
@@ -124,6 +124,7 @@ pub(crate) async fn run(
 fn request(args: &StatusArgs, session: &Session) -> Result<v1::FleetRequest, Failure> {
     let (namespace, name) = match &args.proxy {
         Some(proxy) => names::workload(proxy, &session.namespace)?,
+        None if args.all_namespaces => (String::new(), String::new()),
         None => (session.given_namespace.clone().unwrap_or_default(), String::new()),
     };
     Ok(v1::FleetRequest { namespace, name })

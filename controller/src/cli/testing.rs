@@ -10,7 +10,7 @@ use std::{
 use clap::Parser;
 use futures_util::{Stream, stream};
 use tokio::io::DuplexStream;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status};
 use weft_proto::mesh::v1::{
     self,
     admin_server::{Admin, AdminServer},
@@ -21,7 +21,6 @@ use super::{
     args::{Cli, Command},
     check,
     connect::{self, Target},
-    failure::Failure,
     finish, human, online,
     screen::{Screen, Stream as Output},
     session::Session,
@@ -64,7 +63,10 @@ type Answered<T> = Result<Response<T>, Status>;
 
 impl Fake {
     fn on<T: std::fmt::Debug>(&self, request: &Request<T>) -> Result<(), Status> {
-        self.calls.lock().unwrap().push(format!("{:?}", request.get_ref()));
+        self.calls
+            .lock()
+            .unwrap()
+            .push(format!("{:?}", request.get_ref()));
         match &self.refusal {
             Some(status) => Err(status.clone()),
             None => Ok(()),
@@ -153,7 +155,12 @@ impl Admin for Fake {
 
     async fn export(&self, request: Request<v1::ExportRequest>) -> Answered<Self::ExportStream> {
         self.on(&request)?;
-        streamed(self.export.iter().map(|part| v1::ExportPart { part: (*part).into() }).collect())
+        streamed(
+            self.export
+                .iter()
+                .map(|part| v1::ExportPart { part: (*part).into() })
+                .collect(),
+        )
     }
 
     async fn fleet(&self, request: Request<v1::FleetRequest>) -> Answered<v1::FleetResponse> {
@@ -191,44 +198,68 @@ impl Admin for Fake {
         Ok(Response::new(self.resolved.clone()))
     }
 
-    async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answered<v1::CreateTokenResponse> {
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Answered<v1::CreateTokenResponse> {
         self.on(&request)?;
         Ok(Response::new(self.token.clone()))
     }
 
     async fn tokens(&self, request: Request<v1::TokensRequest>) -> Answered<v1::TokensResponse> {
         self.on(&request)?;
-        Ok(Response::new(v1::TokensResponse { tokens: self.tokens.clone() }))
+        Ok(Response::new(v1::TokensResponse {
+            tokens: self.tokens.clone(),
+        }))
     }
 
-    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Answered<v1::RevokeTokenResponse> {
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Answered<v1::RevokeTokenResponse> {
         self.on(&request)?;
-        Ok(Response::new(v1::RevokeTokenResponse { was_usable: self.is_there }))
+        Ok(Response::new(v1::RevokeTokenResponse {
+            was_usable: self.is_there,
+        }))
     }
 
-    async fn trust_status(&self, request: Request<v1::TrustStatusRequest>) -> Answered<v1::TrustStatusResponse> {
+    async fn trust_status(
+        &self,
+        request: Request<v1::TrustStatusRequest>,
+    ) -> Answered<v1::TrustStatusResponse> {
         self.on(&request)?;
         Ok(Response::new(self.trust()))
     }
 
-    async fn rotate_root(&self, request: Request<v1::RotateRootRequest>) -> Answered<v1::TrustStatusResponse> {
+    async fn rotate_root(
+        &self,
+        request: Request<v1::RotateRootRequest>,
+    ) -> Answered<v1::TrustStatusResponse> {
         self.on(&request)?;
         Ok(Response::new(self.trust()))
     }
 
-    async fn retire_root(&self, request: Request<v1::RetireRootRequest>) -> Answered<v1::TrustStatusResponse> {
+    async fn retire_root(
+        &self,
+        request: Request<v1::RetireRootRequest>,
+    ) -> Answered<v1::TrustStatusResponse> {
         self.on(&request)?;
         Ok(Response::new(self.trust()))
     }
 
-    async fn renew_leaves(&self, request: Request<v1::RenewLeavesRequest>) -> Answered<v1::RenewLeavesResponse> {
+    async fn renew_leaves(
+        &self,
+        request: Request<v1::RenewLeavesRequest>,
+    ) -> Answered<v1::RenewLeavesResponse> {
         self.on(&request)?;
         Ok(Response::new(v1::RenewLeavesResponse { asked: 3 }))
     }
 
     async fn audit(&self, request: Request<v1::AuditRequest>) -> Answered<v1::AuditResponse> {
         self.on(&request)?;
-        Ok(Response::new(v1::AuditResponse { entries: self.audit.clone() }))
+        Ok(Response::new(v1::AuditResponse {
+            entries: self.audit.clone(),
+        }))
     }
 
     async fn info(&self, request: Request<v1::InfoRequest>) -> Answered<v1::InfoResponse> {
@@ -263,13 +294,17 @@ impl Typing {
         let (out, err) = (Buffer::default(), Buffer::default());
         let output = |buffer: &Buffer| Output::new(Box::new(buffer.clone()), self.is_terminal, true);
         let mut screen = Screen::new(output(&out), output(&err));
-        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
-        let target = Target {
-            address: "10.0.0.1:15010".to_owned(),
-            context: "test".to_owned(),
-        };
+        let cli =
+            Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let target = Target::new("10.0.0.1:15010", "test");
         let channel = connect::channel(serve(fake.clone())).await.unwrap();
-        let session = Session::new(channel, target, "default".to_owned(), self.credentials.clone(), now);
+        let session = Session::new(
+            channel,
+            target,
+            "default".to_owned(),
+            self.credentials.clone(),
+            now,
+        );
         let mut session = session.with_namespace(cli.global.namespace.as_deref());
         let result = match cli.command {
             Command::Version(args) => version::with(&mut session, &args, &mut screen).await,
@@ -297,11 +332,6 @@ fn serve(fake: Fake) -> DuplexStream {
     client
 }
 
-/// A channel to it.
-pub(crate) async fn channel(fake: Fake) -> Result<Channel, Failure> {
-    connect::channel(serve(fake)).await
-}
-
 /// Keeps what is written.
 #[derive(Clone, Default)]
 pub(crate) struct Buffer(Arc<Mutex<Vec<u8>>>);
@@ -324,7 +354,12 @@ impl Write for Buffer {
 }
 
 /// A document of a kind, from its JSON.
-pub(crate) fn document(kind: &str, name: &str, generation: u64, json: serde_json::Value) -> v1::StoredDocument {
+pub(crate) fn document(
+    kind: &str,
+    name: &str,
+    generation: u64,
+    json: serde_json::Value,
+) -> v1::StoredDocument {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     v1::StoredDocument {
         key: Some(v1::ResourceKey {

@@ -30,7 +30,11 @@ async fn what_a_controller_refuses_says_what_to_do() {
             "error: not found: there is no \\u{1b}[2Jthing\n",
         ),
     ] {
-        let said_now = type_to(&Fake::refusing(Status::new(code, message)), "weft proxy evict web-0").await;
+        let said_now = type_to(
+            &Fake::refusing(Status::new(code, message)),
+            "weft proxy evict web-0",
+        )
+        .await;
         assert_eq!((said_now.err.as_str(), said_now.code), (said, 1));
         assert_eq!(said_now.out, "");
     }
@@ -85,7 +89,9 @@ async fn nothing_from_a_proxy_is_obeyed_by_a_terminal() {
         let own_colours = ["\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m"]
             .iter()
             .fold(own_colours, |text, colour| text.replace(colour, ""));
-        let harmful = own_colours.chars().find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
+        let harmful = own_colours
+            .chars()
+            .find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
         assert_eq!(harmful, None, "{line}: {:?}", said.out);
         assert!(own_colours.contains("web\\u{1b}[2J-0"), "{line}: {own_colours}");
     }

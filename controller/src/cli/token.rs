@@ -209,38 +209,35 @@ async fn list(format: Format, session: &mut Session, screen: &mut Screen) -> Res
             .iter()
             .try_for_each(|token| screen.line(clean(&token.id)))?,
         Format::Table | Format::Wide if tokens.is_empty() => screen.note("no tokens"),
-        Format::Table | Format::Wide => {
-            let mut head = vec!["ID", "IDENTITY", "STATE", "AGE"];
-            if format == Format::Wide {
-                head.extend(["CREATED-BY", "USED-BY"]);
-            }
-            let mut table = Table::new(head);
-            for token in &tokens {
-                let (word, colour) = state(token, now);
-                let mut row = vec![
-                    Cell::from(token.id.as_str()),
-                    Cell::from(token.identity.as_str()),
-                    Cell::painted(
-                        match word {
-                            "usable" => format!("usable, ends {}", human::until(now, token.expires_at)),
-                            word => word.to_owned(),
-                        },
-                        colour,
-                    ),
-                    Cell::from(human::ago(now, token.created_at)),
-                ];
-                if format == Format::Wide {
-                    row.extend([
-                        Cell::from(token.created_by.as_str()),
-                        Cell::from(token.used_by.as_str()),
-                    ]);
-                }
-                table.row(row);
-            }
-            table.print(screen, false)?;
-        }
+        Format::Table | Format::Wide => table(&tokens, format == Format::Wide, now).print(screen, false)?,
     }
     Ok(Outcome::Done)
+}
+
+fn table(tokens: &[v1::Token], is_wide: bool, now: SystemTime) -> Table {
+    let mut head = vec!["ID", "IDENTITY", "STATE", "AGE"];
+    if is_wide {
+        head.extend(["CREATED-BY", "USED-BY"]);
+    }
+    let mut table = Table::new(head);
+    for token in tokens {
+        let (word, colour) = state(token, now);
+        let state = match word {
+            "usable" => format!("usable, ends {}", human::until(now, token.expires_at)),
+            word => word.to_owned(),
+        };
+        let mut row = vec![
+            Cell::from(token.id.as_str()),
+            Cell::from(token.identity.as_str()),
+            Cell::painted(state, colour),
+            Cell::from(human::ago(now, token.created_at)),
+        ];
+        if is_wide {
+            row.extend([&token.created_by, &token.used_by].map(|by| Cell::from(by.as_str())));
+        }
+        table.row(row);
+    }
+    table
 }
 
 fn state(token: &v1::Token, now: SystemTime) -> (&'static str, Colour) {

@@ -8,6 +8,9 @@
 //! sent again without them; with none named, all are held back. They are tried again when something changed, at most
 //! every [`RETRY_REFUSED`].
 
+mod held;
+mod update;
+
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
@@ -17,25 +20,19 @@ use bytes::Bytes;
 use weft_proto::{
     kinds::{DocumentKey, Kind},
     mesh::v1 as mesh,
-    wire::Digest,
 };
 
 use crate::{
     plan::{MAX_SUBJECT_BYTES, Stale, Subject, Wants},
-    world::{Topic, World, key_message},
+    world::{Topic, World},
 };
+use held::Held;
+use update::{MAX_UPDATE_BYTES, size};
 
 /// The most names and addresses that a proxy may ask for.
 pub const MAX_SUBJECTS: usize = 10_000;
 /// The most resources that a proxy may claim to have from before; with more it is sent all of them.
 const MAX_HELD: usize = 50_000;
-/// The most bytes of resources in an update, but for one that is larger alone. Half of what a message may have: there
-/// are keys, names and envelopes beside documents.
-const MAX_UPDATE_BYTES: usize = 2 << 20;
-/// The most names and addresses that one update answers, for the same reason.
-const MAX_ANSWERS: usize = 4_000;
-/// What a resource takes in a message beside its document and its name: kind, version, features, lengths.
-const ENVELOPE_BYTES: usize = 96;
 /// How long a proxy may take to ack an update.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long what was refused waits before it is tried again, once something changed.
@@ -85,8 +82,7 @@ pub struct Session {
     wants: Wants,
     phase: Phase,
     stale: Stale,
-    held: HashMap<DocumentKey, u64>,
-    digest: Digest,
+    held: Held,
     flight: Option<Flight>,
     refused: Refused,
     /// What the proxy was told about each subject: whether it leads to anything.
@@ -146,8 +142,7 @@ impl Session {
             wants: Wants::new(namespace, own),
             phase: Phase::Waiting,
             stale: Stale::default(),
-            held: HashMap::new(),
-            digest: Digest::default(),
+            held: Held::default(),
             flight: None,
             refused: Refused::default(),
             told: HashMap::new(),
@@ -176,17 +171,13 @@ impl Session {
         let readable = held
             .iter()
             .map(|held| Some((key_of(held.key.as_ref()?)?, held.version)));
-        let readable: Option<HashMap<DocumentKey, u64>> = if held.len() > MAX_HELD {
+        let readable: Option<Held> = if held.len() > MAX_HELD {
             None
         } else {
             readable.collect()
         };
         match readable {
-            Some(held) => {
-                held.iter()
-                    .for_each(|(key, version)| self.digest.add(key, *version));
-                self.held = held;
-            }
+            Some(held) => self.held = held,
             None => self.next = Next::Whole,
         }
     }
@@ -312,18 +303,7 @@ impl Session {
         let Some(flight) = self.take_flight(nonce)? else {
             return Ok(());
         };
-        if flight.is_whole {
-            self.held.clear();
-        }
-        self.digest = apply(
-            &mut self.held,
-            if flight.is_whole {
-                Digest::default()
-            } else {
-                self.digest
-            },
-            &flight,
-        );
+        self.held.take(&flight);
         self.told.extend(flight.told);
         if flight.is_last {
             self.acked = Some(flight.revision);
@@ -436,187 +416,11 @@ impl Session {
     /// The digest for a heartbeat; empty while something is under way.
     pub fn digest(&self) -> Bytes {
         if self.is_idle() {
-            Bytes::copy_from_slice(&self.digest.to_bytes())
+            Bytes::copy_from_slice(&self.held.digest())
         } else {
             Bytes::new()
         }
     }
-
-    /// The next update, if one is due.
-    pub fn next_update(&mut self, world: &World, now: Duration) -> Option<mesh::Update> {
-        if self.flight.is_some() || self.phase == Phase::Waiting || !self.has_news() {
-            return None;
-        }
-        if self.next == Next::Whole {
-            self.stale.keys = self.wants.needed(world).cloned().collect();
-        }
-        let (changed, removed, mut is_last) = self.differences(world);
-        let told = if is_last { self.answers() } else { Vec::new() };
-        is_last &= self.stale.subjects.is_empty();
-        let has_content = !(changed.is_empty() && removed.is_empty() && told.is_empty());
-        if !has_content && self.impossible.is_empty() && self.next == Next::Changes {
-            return None;
-        }
-        self.nonce += 1;
-        let flight = Flight {
-            nonce: self.nonce,
-            // A whole that does not fit begins with nothing: what the proxy had is dropped by the first part.
-            is_whole: self.next == Next::Whole || (self.next == Next::First && self.held.is_empty()),
-            changed,
-            removed,
-            told,
-            revision: world.revision(),
-            is_last,
-            since: now,
-        };
-        self.next = Next::Changes;
-        let update = self.message(world, &flight);
-        self.flight = Some(flight);
-        Some(update)
-    }
-
-    /// What differs from what the proxy holds, in the order of sending and up to the size of an update; the rest stays
-    /// noted. Workloads come before services, so that no service is ever without its endpoints, and what is not needed
-    /// any more goes last.
-    #[allow(clippy::type_complexity)]
-    fn differences(&mut self, world: &World) -> (Vec<(DocumentKey, u64)>, Vec<DocumentKey>, bool) {
-        let is_whole = self.next == Next::Whole;
-        let mut differing: Vec<(u8, DocumentKey, Option<u64>)> = Vec::new();
-        for key in self.stale.keys.drain() {
-            let wanted = self.wants.version(world, &key);
-            let held = if is_whole {
-                None
-            } else {
-                self.held.get(&key).copied()
-            };
-            if self.refused.versions.get(&key) == Some(&wanted) {
-                continue;
-            }
-            self.refused.versions.remove(&key);
-            if wanted != held {
-                differing.push((rank(world, &key, wanted), key, wanted));
-            }
-        }
-        differing.sort_unstable();
-        let (mut changed, mut removed, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for (_, key, wanted) in differing {
-            bytes += size(world, &key);
-            if bytes > MAX_UPDATE_BYTES && !(changed.is_empty() && removed.is_empty()) {
-                self.stale.keys.insert(key);
-                continue;
-            }
-            match wanted {
-                Some(version) => changed.push((key, version)),
-                None => removed.push(key),
-            }
-        }
-        let is_last = self.stale.keys.is_empty();
-        (changed, removed, is_last)
-    }
-
-    /// What the proxy is to be told about what it asked for.
-    fn answers(&mut self) -> Vec<(Subject, bool)> {
-        let subjects: Vec<Subject> = self.stale.subjects.iter().take(MAX_ANSWERS).cloned().collect();
-        let mut answers = Vec::new();
-        for subject in subjects {
-            self.stale.subjects.remove(&subject);
-            let is_known = self.wants.is_known(&subject);
-            let is_there = self
-                .wants
-                .targets(&subject)
-                .all(|key| !self.refused.versions.contains_key(key));
-            if is_there && self.wants.contains(&subject) && self.told.get(&subject) != Some(&is_known) {
-                answers.push((subject, is_known));
-            }
-        }
-        answers.sort_unstable();
-        answers
-    }
-
-    fn message(&mut self, world: &World, flight: &Flight) -> mesh::Update {
-        let held = Overlay {
-            held: &self.held,
-            is_whole: flight.is_whole,
-        };
-        let base = if flight.is_whole {
-            Digest::default()
-        } else {
-            self.digest
-        };
-        let digest = held.digest_after(base, flight);
-        let resources = flight
-            .changed
-            .iter()
-            .filter_map(|(key, _)| world.resource(key).cloned());
-        let count = self.impossible.len().min(MAX_ANSWERS);
-        let impossible: Vec<String> = self.impossible.drain(..count).collect();
-        let told = |is_known: bool| {
-            let told = flight.told.iter().filter(move |(_, known)| *known == is_known);
-            told.map(|(subject, _)| subject.to_string())
-        };
-        mesh::Update {
-            nonce: flight.nonce,
-            is_whole: flight.is_whole,
-            changed: resources.collect(),
-            removed: flight.removed.iter().map(key_message).collect(),
-            unknown: told(false).chain(impossible).collect(),
-            known: told(true).collect(),
-            digest: Bytes::copy_from_slice(&digest.to_bytes()),
-            revision: flight.revision,
-        }
-    }
-}
-
-/// What the proxy will hold, without changing what it holds.
-struct Overlay<'a> {
-    held: &'a HashMap<DocumentKey, u64>,
-    is_whole: bool,
-}
-
-impl Overlay<'_> {
-    fn digest_after(&self, mut digest: Digest, flight: &Flight) -> Digest {
-        let changed = flight.changed.iter().map(|(key, version)| (key, Some(*version)));
-        for (key, version) in changed.chain(flight.removed.iter().map(|key| (key, None))) {
-            if let Some(before) = self.held.get(key).filter(|_| !self.is_whole) {
-                digest.remove(key, *before);
-            }
-            if let Some(version) = version {
-                digest.add(key, version);
-            }
-        }
-        digest
-    }
-}
-
-/// Changes what is held as an update says, and its digest with it.
-fn apply(held: &mut HashMap<DocumentKey, u64>, digest: Digest, flight: &Flight) -> Digest {
-    let digest = Overlay {
-        held,
-        is_whole: flight.is_whole,
-    }
-    .digest_after(digest, flight);
-    held.extend(flight.changed.iter().cloned());
-    for key in &flight.removed {
-        held.remove(key);
-    }
-    digest
-}
-
-/// The order of sending.
-fn rank(world: &World, key: &DocumentKey, wanted: Option<u64>) -> u8 {
-    match (wanted, key.kind()) {
-        // Its address may be another's already.
-        (None, _) if world.version(key).is_none() => 0,
-        (Some(_), Kind::MeshConfig) => 1,
-        (Some(_), Kind::Workload | Kind::ExternalService) => 2,
-        (Some(_), Kind::Service) => 3,
-        (None, _) => 4,
-    }
-}
-
-fn size(world: &World, key: &DocumentKey) -> usize {
-    let document = world.resource(key).map_or(0, |resource| resource.document.len());
-    document + key.namespace().len() + key.name().len() + ENVELOPE_BYTES
 }
 
 /// A key from the wire; `None` if this controller does not know its kind, or it can be no name.

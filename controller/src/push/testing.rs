@@ -172,6 +172,19 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Waits until acks that are on their way have come.
+    pub(crate) async fn until_current(&self, workload: &str) -> mesh::ProxyStatus {
+        loop {
+            let status = self.status(workload).await;
+            if status.is_current {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// A hello of a proxy in the namespace `shop`.
 pub(crate) fn hello(workload: &str, names: &[&str]) -> mesh::Hello {
     mesh::Hello {

@@ -17,9 +17,9 @@ const PREFIXES: [&str; 4] = ["", "a", "a/", "b/1"];
 const HISTORY: usize = 12;
 
 /// All that there ever was.
-#[derive(Debug, Default)]
-struct Model {
-    entries: BTreeMap<String, Entry>,
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    pub(super) entries: BTreeMap<String, Entry>,
     history: Vec<Changes>,
     /// What was before is not told any more.
     floor: usize,
@@ -33,17 +33,20 @@ enum Expectation {
     Generation(u64),
 }
 
+/// Conditions, and what becomes of which keys.
+type Tried = (Vec<(usize, Expectation)>, BTreeMap<usize, Option<u8>>);
+
 #[derive(Clone, Debug)]
 enum Step {
     /// Sent at once, in this order.
-    Commit(Vec<(Vec<(usize, Expectation)>, BTreeMap<usize, Option<u8>>)>),
+    Commit(Vec<Tried>),
     /// From so many revisions ago.
     Watch(usize, u64),
     Restart,
 }
 
 impl Model {
-    fn commit(&mut self, transaction: &Transaction) -> Result<Revision, Condition> {
+    pub(super) fn commit(&mut self, transaction: &Transaction) -> Result<Revision, Condition> {
         for condition in &transaction.conditions {
             let entry = self.entries.get(condition.key());
             let holds = match condition {
@@ -89,7 +92,7 @@ impl Model {
         Ok(self.revision())
     }
 
-    fn revision(&self) -> Revision {
+    pub(super) fn revision(&self) -> Revision {
         Revision(self.history.len() as u64)
     }
 
@@ -245,7 +248,7 @@ async fn check_watchers(model: &Model, watchers: &mut Vec<Watching>) -> Result<(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn it_does_what_the_model_does(steps in steps()) {

@@ -70,7 +70,12 @@ impl RedbStore {
             }
             Err(error) => return Err(StoreError::Io(format!("{}: {error}", path.display()))),
         }
-        let (disk, loaded) = Disk::open(Box::new(FileMedium::existing(path)))?;
+        Self::open_on(Box::new(FileMedium::existing(path)), options)
+    }
+
+    /// Opens the store on a medium that has one.
+    pub(super) fn open_on(medium: Box<dyn Medium>, options: &Options) -> Result<Self, StoreError> {
+        let (disk, loaded) = Disk::open(medium)?;
         Self::start(disk, loaded, options)
     }
 

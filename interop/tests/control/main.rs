@@ -3,7 +3,8 @@
 //! `WEFT_FULL=1` runs rotations and outages at the sizes that the project promises; `--nocapture` prints what they
 //! measured.
 
-mod access;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod change;
 mod load;
 mod mesh;

@@ -235,8 +235,8 @@ impl Mesh {
         };
         let file = self.directory.path().join(format!("{}.yaml", member.name));
         let config = format!(
-            "workload: {{name: {name}, serviceAccount: {account}, labels: {{app: {account}}}, address: {ip}}}\n\
-             controller: {{address: \"{controller}\", join: {{tokenFile: {token}}}}}\n\
+            "workload: {{name: {name}, serviceAccount: {account}, labels: {{app: {account}}}}}\n\
+             controller: {{address: \"{controller}\", workloadAddress: {ip}, join: {{tokenFile: {token}}}}}\n\
              state: {state}\n\
              application: {{address: {ip}, ports: {ports}}}\n\
              listen:\n  mesh: [\"{ip}:15008\"]\n  outbound: [\"{ip}:15001\"]\n  inbound: [\"{ip}:15006\"]\n  \

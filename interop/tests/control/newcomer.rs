@@ -16,6 +16,19 @@ fn sidecar(mesh: &Mesh, name: &str, account: &str, host: u8, token: &str, ports:
         .args(["--label", &format!("app={account}"), "--address", &ip.to_string()])
         .arg("--state")
         .arg(mesh.state(name));
+    // On one machine, each sidecar's listeners are on an address of its own.
+    for (listener, port) in [
+        ("mesh", 15008),
+        ("outbound", 15001),
+        ("inbound", 15006),
+        ("admin", 15000),
+        ("metrics", 15020),
+    ] {
+        command
+            .arg(format!("--listen-{listener}"))
+            .arg(SocketAddr::new(ip, port).to_string());
+    }
+    command.args(["--application", &ip.to_string()]);
     for port in ports {
         command.args(["--port", port]);
     }
@@ -73,7 +86,7 @@ fn tokens_that_are_wrong_say_so() {
     for (host, token, wanted) in [
         (12, used.as_str(), "used"),
         (13, "weft1.AAAA", "token"),
-        (14, other.token("web").as_str(), "root"),
+        (14, other.token("web").as_str(), "unknown_authority"),
     ] {
         let mut refused = sidecar(&mesh, &format!("web-{host}"), "web", host, token, &[]);
         refused.wait_line(wanted, SOON).unwrap();

@@ -18,9 +18,10 @@ fn is_connected(mesh: &Mesh, member: &Member) -> Result<bool, String> {
     let (_, snapshot) = mesh.page(member, "/snapshot");
     let snapshot: serde_json::Value =
         serde_json::from_str(&snapshot).map_err(|error| format!("{error}: {snapshot}"))?;
-    snapshot["controller"]["connected"]
-        .as_bool()
-        .ok_or_else(|| snapshot.to_string())
+    match (&snapshot["control"]["controller"], &snapshot["control"]["lost"]) {
+        (serde_json::Value::Null, serde_json::Value::Null) => Err(snapshot.to_string()),
+        (controller, _) => Ok(!controller.is_null()),
+    }
 }
 
 #[test]
@@ -87,7 +88,22 @@ fn a_sidecar_that_restarts_without_a_controller_serves_from_its_cache_and_withou
         .position(|workload| workload.member.name == "client-0")
         .unwrap();
     let member = workloads[client].member.clone();
+    let before = std::process::Command::new("date")
+        .args(["-u", "+%Y-%m-%dT%H:%M:%S"])
+        .output()
+        .unwrap();
+    let before = crate::mesh::text(&before.stdout).trim().to_owned();
     assert_eq!(mesh.curl(&member, "web", "/").0, 200);
+    // What it learned by that is on the disk a moment later.
+    eventually("kept configuration", || {
+        let (_, snapshot) = mesh.page(&member, "/snapshot");
+        let snapshot: serde_json::Value =
+            serde_json::from_str(&snapshot).map_err(|error| error.to_string())?;
+        match snapshot["control"]["kept"].as_str() {
+            Some(kept) if kept > before.as_str() && snapshot["control"]["names"] == 1 => Ok(()),
+            _ => Err(snapshot["control"].to_string()),
+        }
+    });
     mesh.controller.take().unwrap().kill();
 
     workloads[client].sidecar.kill();
@@ -101,7 +117,7 @@ fn a_sidecar_that_restarts_without_a_controller_serves_from_its_cache_and_withou
     workloads[client].sidecar = mesh.start_sidecar(&member);
     within(SOON, "reason", &mut || {
         let (status, body) = mesh.page(&member, "/ready");
-        match (status, body.contains("controller")) {
+        match (status, body.contains("identity")) {
             (503, true) => Ok(()),
             _ => Err(format!("{status} {body}")),
         }

@@ -56,6 +56,8 @@ pub(crate) struct RotationState {
     pub(crate) trust_version: u64,
     /// SHA-256 of the root that it leads to.
     pub(crate) root: Bytes,
+    /// Whether the state directory has it.
+    pub(crate) is_kept: bool,
 }
 
 /// What others see of the keeper.
@@ -81,6 +83,7 @@ pub(crate) struct Keeper {
     bundle_version: u64,
     /// To keep what is in use again when the roots change.
     in_use: Option<InUse>,
+    is_kept: bool,
     state: watch::Sender<RotationState>,
     inputs: mpsc::Receiver<Input>,
     rng: StdRng,
@@ -130,6 +133,7 @@ impl Keeper {
             output: Output::Waiting(first),
             bundle_version: 0,
             in_use: None,
+            is_kept: false,
             state,
             inputs: inputs_taken,
             rng,
@@ -168,6 +172,7 @@ impl Keeper {
         );
         tracing::info!(identity = %svid.id(), not_after = %date(svid.not_after()), "identity from the state directory");
         self.bundle_version = cached.bundle_version;
+        self.is_kept = true;
         self.in_use = Some(InUse {
             key: cached.key,
             received: cached.received,
@@ -422,7 +427,8 @@ impl Keeper {
     }
 
     /// What cannot be kept is a warning: this process has it. On a thread of its own: disks may take seconds.
-    async fn save(&self) {
+    async fn save(&mut self) {
+        self.is_kept = false;
         let (Some(cache), Some(in_use), Some(current)) = (&self.cache, &self.in_use, self.current()) else {
             return;
         };
@@ -439,7 +445,7 @@ impl Keeper {
             })
         });
         match saved.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => self.is_kept = true,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the identity can't be kept in the state directory: a restart needs a new token");
             }
@@ -482,6 +488,7 @@ impl Keeper {
             failing,
             trust_version: self.bundle_version,
             root: current.as_deref().and_then(root_of).unwrap_or_default(),
+            is_kept: self.is_kept,
         };
         self.state.send_if_modified(|state| {
             // The moment is computed anew each time, and differs by what the clocks differ.
@@ -489,6 +496,7 @@ impl Keeper {
                 || state.not_after != new.not_after
                 || state.trust_version != new.trust_version
                 || state.root != new.root
+                || state.is_kept != new.is_kept
                 || state.failing.as_ref().map(|(_, _, why)| why)
                     != new.failing.as_ref().map(|(_, _, why)| why);
             if is_other {

@@ -51,11 +51,15 @@ impl Connection {
     /// What to do about a path that has been silent for too long.
     pub(crate) fn remedy(&self, now: Instant) -> Option<Remedy> {
         let inner = &mut *self.inner.borrow_mut();
-        if self.may_move(inner) {
-            inner.way.remedy(inner.streams.open_count() > 0, now)
-        } else {
-            None
+        if !self.may_move(inner) {
+            return None;
         }
+        let remedy = inner.way.remedy(inner.streams.open_count() > 0, now);
+        if remedy.is_some() && inner.way.is_unresponsive(now) {
+            // Whoever can go elsewhere does not wait for the end of the connection.
+            inner.streams.wake_all();
+        }
+        remedy
     }
 
     /// Should new requests go elsewhere, because the peer has not answered for long?

@@ -42,6 +42,13 @@ impl RecvStream {
         })
     }
 
+    /// Has the peer acknowledged nothing for so long that new requests do not wait for it? The task that waits for this
+    /// stream is woken when that begins. A peer that is slow to answer, but alive, acknowledges.
+    pub fn is_unresponsive(&self) -> bool {
+        let now = tokio::time::Instant::now().into_std();
+        self.half.connection.is_unresponsive(now)
+    }
+
     /// Has the message ended, as far as is known without waiting? Call it after the head, to tell a message
     /// without content from one whose content is still to come.
     ///

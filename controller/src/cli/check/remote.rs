@@ -188,53 +188,11 @@ fn sidecars(
     const SECTION: &str = "sidecars";
     let before = items.len();
     let leaf = Duration::from_secs(trust.leaf_lifetime_seconds);
-    for proxy in &fleet.proxies {
-        let name = status::name(proxy);
-        let standing = Standing::of(proxy);
-        let mut complaints = complaints(proxy, now);
-        let mut level = match standing {
-            Standing::Current => Level::Good,
-            Standing::Behind => {
-                complaints.push(format!(
-                    "behind: acknowledged {} of {}",
-                    proxy.acked_revision, fleet.revision
-                ));
-                Level::Warning
-            }
-            Standing::Nacked | Standing::Lost | Standing::Gone => Level::Wrong,
-        };
-        match human::left(now, proxy.certificate_not_after) {
-            _ if proxy.certificate_not_after == 0 => {}
-            None => {
-                level = Level::Wrong;
-                complaints.push(format!(
-                    "its certificate ended {}",
-                    human::until(now, proxy.certificate_not_after)
-                ));
-            }
-            Some(left) if left < leaf / 4 => {
-                level = worse(level, Level::Warning);
-                complaints.push(format!(
-                    "its certificate ends {}, and should have been renewed",
-                    human::until(now, proxy.certificate_not_after)
-                ));
-            }
-            Some(_) => {}
-        }
-        if proxy.renewal_failing_since != 0 {
-            level = Level::Wrong;
-        }
-        if proxy.readiness() == v1::Readiness::NotReady {
-            level = worse(level, Level::Warning);
-        }
-        if !complaints.is_empty() {
-            level = worse(level, Level::Warning);
-            let text = format!("{}: {}", clean(&name), complaints.join("; "));
-            items.push(Item::new(SECTION, level, text));
-        } else if level != Level::Good {
-            items.push(Item::new(SECTION, level, format!("{}: not ready", clean(&name))));
-        }
-    }
+    items.extend(fleet.proxies.iter().filter_map(|proxy| {
+        let (level, found) = sidecar(proxy, fleet.revision, leaf, now);
+        let text = format!("{}: {}", clean(&status::name(proxy)), found.join("; "));
+        (level != Level::Good).then(|| Item::new(SECTION, level, text))
+    }));
     let mut versions: Vec<&str> = fleet.proxies.iter().map(|proxy| proxy.version.as_str()).collect();
     versions.sort_unstable();
     versions.dedup();
@@ -251,6 +209,48 @@ fn sidecars(
         };
         items.push(Item::new(SECTION, Level::Good, text));
     }
+}
+
+/// How it is with one, and all that is to be said of it.
+fn sidecar(proxy: &v1::ProxyStatus, revision: u64, leaf: Duration, now: SystemTime) -> (Level, Vec<String>) {
+    let mut found = complaints(proxy, now);
+    let mut level = match Standing::of(proxy) {
+        Standing::Current if found.is_empty() => Level::Good,
+        Standing::Current => Level::Warning,
+        Standing::Behind => {
+            found.push(format!(
+                "behind: acknowledged {} of {revision}",
+                proxy.acked_revision
+            ));
+            Level::Warning
+        }
+        Standing::Nacked | Standing::Lost | Standing::Gone => Level::Wrong,
+    };
+    let ends = || human::until(now, proxy.certificate_not_after);
+    match human::left(now, proxy.certificate_not_after) {
+        // It has not said yet.
+        _ if proxy.certificate_not_after == 0 => {}
+        None => {
+            level = Level::Wrong;
+            found.push(format!("its certificate ended {}", ends()));
+        }
+        Some(left) if left < leaf / 4 => {
+            level = worse(level, Level::Warning);
+            found.push(format!(
+                "its certificate ends {}, and should have been renewed",
+                ends()
+            ));
+        }
+        Some(_) => {}
+    }
+    if proxy.renewal_failing_since != 0 {
+        level = Level::Wrong;
+    }
+    if proxy.readiness() == v1::Readiness::NotReady && found.is_empty() {
+        level = worse(level, Level::Warning);
+        found.push("not ready".to_owned());
+    }
+    (level, found)
 }
 
 fn worse(a: Level, b: Level) -> Level {

@@ -5,13 +5,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Response, Status, transport::Channel};
 use weft_proto::mesh::v1::{
     ApplyRequest, CreateTokenRequest, FleetRequest, FleetResponse, RenewLeavesRequest, RotateRootRequest,
     SourceText, TrustStatusRequest, TrustStatusResponse, admin_client::AdminClient,
 };
+use weft_tls::{Credentials, credentials::SERVER_NAME, grpc};
 
 use super::plan::Subnet;
+use crate::ca::controller_id;
 use crate::cli::{
     connect::{self, Target},
     context,
@@ -29,15 +33,19 @@ pub(super) struct Control {
     admin: Option<AdminClient<Channel>>,
 }
 
+/// A credential and the roots of the mesh, in PEM.
+pub(super) struct Pems {
+    pub(super) chain: String,
+    pub(super) key: String,
+    pub(super) bundle: String,
+}
+
 impl Control {
     /// Nothing is called yet.
     pub(super) fn new(file: PathBuf, subnet: Subnet) -> Self {
         Self {
             file,
-            target: Target {
-                address: subnet.controller().to_string(),
-                context: "admin".to_owned(),
-            },
+            target: Target::new(subnet.controller().to_string(), "admin"),
             admin: None,
         }
     }
@@ -120,6 +128,45 @@ impl Control {
     pub(super) async fn rotate_root(&mut self) -> Result<TrustStatusResponse, String> {
         self.call(async |mut admin| admin.rotate_root(RotateRootRequest::default()).await)
             .await
+    }
+
+    /// The admin's credential as it is now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn pems(&self) -> Result<Pems, String> {
+        let read = || {
+            let context = context::choose(&self.file, None)?;
+            Ok(Pems {
+                chain: context.certificate.read(&self.file)?,
+                key: context.key.read(&self.file)?,
+                bundle: context.trust_bundle.read(&self.file)?,
+            })
+        };
+        read().map_err(|failure: Failure| failure.to_string())
+    }
+
+    /// Whether it takes a connection with another credential. It judges that only when our side of the handshake is done:
+    /// what comes first, HTTP/2 or an alert, tells.
+    ///
+    /// # Errors
+    /// It refuses, or cannot be reached.
+    pub(super) async fn accepts(&self, credentials: &Credentials) -> Result<(), String> {
+        /// The client's connection preface with empty settings (RFC 9113 section 3.4).
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let text = |failure: Failure| failure.to_string();
+        let trust_domain = credentials.svid().id().trust_domain();
+        let expected = controller_id(trust_domain).map_err(|error| error.to_string())?;
+        let config = grpc::client_config(credentials, &expected).map_err(|error| error.to_string())?;
+        let name = ServerName::try_from(SERVER_NAME).map_err(|error| error.to_string())?;
+        let mut stream = connect::dial(&self.target, config, name).await.map_err(text)?;
+        // If it fails, so does reading, which knows why.
+        let _ = stream.write_all(PREFACE).await;
+        match tokio::time::timeout(CALL, stream.read_u8()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", CALL.as_secs())),
+        }
     }
 
     async fn call<T>(

@@ -171,17 +171,11 @@ impl Fleet {
     /// # Errors
     /// It cannot be started.
     pub(super) fn start_sidecar(&mut self, member: &'static Member) -> Result<u32, DemoError> {
-        let command = self.sidecar(member);
+        let mut command = self.command(&self.programs.proxy);
+        command
+            .args(["run", "--config"])
+            .arg(self.directory.join(member.file()));
         self.spawn(Role::Sidecar(member), command)
-    }
-
-    /// Starts a sidecar that is no part of the shop: how it fares is its caller's affair.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub(super) fn start_apart(&self, member: &'static Member) -> Result<Process, DemoError> {
-        let name = Role::Sidecar(member).to_string();
-        Ok(Process::spawn(&name, self.sidecar(member))?)
     }
 
     /// Whether a process says that it is ready. One that has ended is [`check`](Self::check)'s affair.
@@ -284,18 +278,12 @@ impl Fleet {
         Ok(())
     }
 
-    fn sidecar(&self, member: &Member) -> Command {
-        let mut command = self.command(&self.programs.proxy);
-        command
-            .args(["run", "--config"])
-            .arg(self.directory.join(member.file()));
-        command
-    }
-
     /// In a process group of its own: Ctrl-C is for the demo, which then ends its children in order.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.process_group(0).env_remove("WEFT_LOG");
+        // What is shown of its log is shown among other text.
+        command.env("NO_COLOR", "1");
         command
     }
 

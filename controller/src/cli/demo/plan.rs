@@ -45,8 +45,6 @@ static CART_0: Member = Member::new("cart-0", "cart", 5).serving(&CART, "v1");
 /// It also calls: `orders`, through a port of its sidecar.
 pub(super) static CHECKOUT_0: Member = Member::new("checkout-0", "checkout", 6).serving(&CHECKOUT, "v1");
 static ORDERS_0: Member = Member::new("orders-0", "orders", 7).serving(&ORDERS, "v1");
-/// An impostor, started by the rotation of the root alone: it has a certificate of the root that was retired.
-pub(super) static LEFTOVER: Member = Member::new("leftover", "frontend", 9);
 
 /// All workloads of the shop, in the order of their start.
 pub(super) static MEMBERS: [&Member; 6] = [
@@ -118,7 +116,7 @@ pub(super) struct Application {
     /// The Service's port.
     pub(super) port: u16,
     /// Where the application listens.
-    target: u16,
+    pub(super) target: u16,
 }
 
 /// The addresses of a demo: 127.A.B.0/24, in which each workload has its own.
@@ -146,6 +144,11 @@ impl Subnet {
     /// The controller's pages.
     pub(super) fn controller_metrics(self) -> SocketAddr {
         self.at(CONTROLLER_HOST, CONTROLLER_METRICS)
+    }
+
+    /// Where a sidecar is reached by others, over UDP.
+    pub(super) fn mesh(self, member: &Member) -> SocketAddr {
+        self.at(member.host, MESH)
     }
 
     /// Where a workload's application sends what is for the mesh.
@@ -182,7 +185,7 @@ impl Subnet {
             (self.controller_metrics(), Transport::Tcp),
             (self.orders(), Transport::Tcp),
         ];
-        for member in MEMBERS.into_iter().chain([&LEFTOVER]) {
+        for member in MEMBERS {
             ports.push((self.at(member.host, MESH), Transport::Udp));
             let tcp = [OUTBOUND, INBOUND, ADMIN, METRICS].map(|port| self.at(member.host, port));
             ports.extend(
@@ -303,9 +306,9 @@ impl Member {
         } = self;
         let address = subnet.at(self.host, 0).ip();
         let mut text = format!(
-            "workload: {{name: {name}, namespace: default, serviceAccount: {account}, address: {address}, \
+            "workload: {{name: {name}, namespace: default, serviceAccount: {account}, \
              labels: {{app: {account}, version: {version}}}}}\n\
-             controller: {{address: \"{}\", join: {{tokenFile: {}}}}}\n\
+             controller: {{address: \"{}\", workloadAddress: {address}, join: {{tokenFile: {}}}}}\n\
              state: {}\n\
              listen:\n",
             subnet.controller(),

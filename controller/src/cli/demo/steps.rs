@@ -8,7 +8,6 @@ use super::{
     DemoError, Shop,
     call::PATIENCE,
     fleet::{Role, STARTUP},
-    leftover::Leftover,
     plan::{self, CATALOG_V2, MEMBERS},
     progress::{Acks, Renewals, Rotation, missing},
     report::StepReport,
@@ -212,7 +211,7 @@ impl Shop {
 
     async fn rotate_root(&mut self) -> Result<Value, DemoError> {
         const WHAT: &str = "rotate the root";
-        let leftover = Leftover::take(&self.directory)?;
+        let kept = self.keep_certificate().await?;
         let before = self.control.trust().await.map_err(failed(WHAT))?;
         let mut rotation = Rotation::new(&before);
         let begun = Instant::now();
@@ -234,9 +233,15 @@ impl Shop {
                 trust = now;
             }
         }
-        let refused = self.refused(leftover).await?;
+        self.show
+            .say("  a certificate of the old root, which both accepted before:");
+        let mut refusals = serde_json::Map::new();
+        for (who, why) in self.refused(&kept).await? {
+            self.show.say(format_args!("    {who}: {why}"));
+            refusals.insert(who.to_owned(), why.into());
+        }
         let mut detail = rotation.to_json();
-        detail["leafOfRetiredRoot"] = refused.into();
+        detail["retiredRootRefusedBy"] = refusals.into();
         Ok(detail)
     }
 

@@ -54,24 +54,22 @@ pub(super) async fn run(
     }
     while let Some(event) = events.message().await.map_err(|status| session.refused(status))? {
         match event.event {
-            Some(v1::watch_event::Event::Stored(document)) => {
-                if wanted.concerns(document.key.as_ref()) && wanted.has_labels(&document)? {
-                    printer.print(Event::Changed, &document)?;
-                }
+            Some(v1::watch_event::Event::Stored(document))
+                if wanted.concerns(document.key.as_ref()) && wanted.has_labels(&document)? =>
+            {
+                printer.print(Event::Changed, &document)?;
             }
-            Some(v1::watch_event::Event::Deleted(key)) => {
-                if wanted.concerns(Some(&key)) {
-                    let gone = v1::StoredDocument {
-                        key: Some(key),
-                        document: "{}".into(),
-                        revision: event.revision,
-                        ..v1::StoredDocument::default()
-                    };
-                    printer.print(Event::Deleted, &gone)?;
-                }
+            Some(v1::watch_event::Event::Deleted(key)) if wanted.concerns(Some(&key)) => {
+                let gone = v1::StoredDocument {
+                    key: Some(key),
+                    document: "{}".into(),
+                    revision: event.revision,
+                    ..v1::StoredDocument::default()
+                };
+                printer.print(Event::Deleted, &gone)?;
             }
-            // Of a newer controller.
-            None => {}
+            // Of others, or of a newer controller.
+            Some(_) | None => {}
         }
     }
     Err(Failure::Other(

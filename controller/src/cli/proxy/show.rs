@@ -51,6 +51,11 @@ pub(super) fn config(value: &Value, screen: &mut Screen) -> Result<(), Failure> 
         }
     }
     screen.line("")?;
+    backends(value).print(screen, false)
+}
+
+/// Where each of its services leads.
+fn backends(value: &Value) -> Table {
     let mut table = Table::new(vec![
         "DESTINATION",
         "SERVICE",
@@ -61,34 +66,20 @@ pub(super) fn config(value: &Value, screen: &mut Screen) -> Result<(), Failure> 
         "IDENTITY",
     ]);
     for backend in list(value.get("backends")) {
+        let of_backend = ["destination", "name", "protocol"].map(|name| text(backend.get(name)));
+        let mut row = |of_endpoint: [String; 4]| {
+            let cells = of_backend.iter().cloned().chain(of_endpoint);
+            table.row(cells.map(Cell::from).collect());
+        };
         let endpoints = list(backend.get("endpoints"));
-        let cell = |name: &str| Cell::from(text(backend.get(name)));
         if endpoints.is_empty() {
-            let nothing = || Cell::from("");
-            table.row(vec![
-                cell("destination"),
-                cell("name"),
-                cell("protocol"),
-                Cell::from("none"),
-                nothing(),
-                nothing(),
-                nothing(),
-            ]);
+            row(["none", "", "", ""].map(str::to_owned));
         }
         for endpoint in endpoints {
-            let of_endpoint = |name: &str| Cell::from(text(endpoint.get(name)));
-            table.row(vec![
-                cell("destination"),
-                cell("name"),
-                cell("protocol"),
-                of_endpoint("workload"),
-                of_endpoint("address"),
-                of_endpoint("transport"),
-                of_endpoint("identity"),
-            ]);
+            row(["workload", "address", "transport", "identity"].map(|name| text(endpoint.get(name))));
         }
     }
-    table.print(screen, false)
+    table
 }
 
 /// Its connections, those of all workers together.

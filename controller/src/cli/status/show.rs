@@ -66,15 +66,15 @@ pub(super) fn all(
         table.row(row);
     }
     table.print(screen, false)?;
-    let mut is_first = true;
-    for proxy in &fleet.proxies {
-        for line in complaints(proxy, now) {
-            if is_first {
-                screen.line("")?;
-            }
-            is_first = false;
-            screen.line(format_args!("{}: {line}", clean(&name(proxy))))?;
-        }
+    let wrong = fleet.proxies.iter().flat_map(|proxy| {
+        let name = clean(&name(proxy)).into_owned();
+        complaints(proxy, now)
+            .into_iter()
+            .map(move |line| format!("{name}: {line}"))
+    });
+    for (index, line) in wrong.enumerate() {
+        let separator = if index == 0 { "\n" } else { "" };
+        screen.line(format_args!("{separator}{line}"))?;
     }
     summary(fleet, screen)
 }

@@ -24,15 +24,29 @@ async fn a_token_comes_with_what_to_type() {
          --controller 10.0.0.1:15010 --join weft1.abc --namespace shop --service-account web --port 8080 --label app=web\n"
     );
     let said = type_to(&fake, "weft token create --role viewer --name ann --ttl 1h").await;
-    assert!(said.out.ends_with("\n  weft login weft1.abc --controller 10.0.0.1:15010\n"), "{}", said.out);
+    assert!(
+        said.out
+            .ends_with("\n  weft login weft1.abc --controller 10.0.0.1:15010\n"),
+        "{}",
+        said.out
+    );
     let said = type_to(&fake, "weft token create --service-account web -q").await;
     assert_eq!((said.out.as_str(), said.err.as_str()), ("weft1.abc\n", ""));
     let said = type_to(&fake, "weft token create --service-account web -o json").await;
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["token"], "weft1.abc");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["token"],
+        "weft1.abc"
+    );
     let calls = fake.calls.lock().unwrap().clone();
-    assert!(calls[0].contains(r#"namespace: "shop", service_account: "web", role: "", name: """#), "{}", calls[0]);
     assert!(
-        calls[1].contains(r#"namespace: "", service_account: "", role: "viewer", name: "ann", lifetime_seconds: 3600"#),
+        calls[0].contains(r#"namespace: "shop", service_account: "web", role: "", name: """#),
+        "{}",
+        calls[0]
+    );
+    assert!(
+        calls[1].contains(
+            r#"namespace: "", service_account: "", role: "viewer", name: "ann", lifetime_seconds: 3600"#
+        ),
         "{}",
         calls[1]
     );
@@ -79,10 +93,16 @@ d    spiffe://mesh.test/ns/shop/sa/web   expired              1m
 "
     );
     let said = type_to(&fake, "weft token list -o json").await;
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["tokens"][1]["state"], "used");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["tokens"][1]["state"],
+        "used"
+    );
     assert_eq!(type_to(&fake, "weft token revoke a").await.out, "a revoked\n");
     let said = type_to(&Fake::default(), "weft token revoke a").await;
-    assert_eq!(said.out, "a could not be used any more: it was used, revoked or too old\n");
+    assert_eq!(
+        said.out,
+        "a could not be used any more: it was used, revoked or too old\n"
+    );
 }
 
 fn trust(step: &str, waiting: &[&str]) -> v1::TrustStatusResponse {
@@ -116,7 +136,11 @@ fn trust(step: &str, waiting: &[&str]) -> v1::TrustStatusResponse {
 
 #[tokio::test]
 async fn the_authority_names_who_holds_it_up() {
-    let said = type_to(&Fake::with_trust(vec![trust("distributing", &["web-0"])]), "weft ca status").await;
+    let said = type_to(
+        &Fake::with_trust(vec![trust("distributing", &["web-0"])]),
+        "weft ca status",
+    )
+    .await;
     assert_eq!(
         said.out,
         "\
@@ -133,9 +157,16 @@ WHO          WHY                                 AT MOST
 shop/web-0   has not acknowledged the new root   in 1h
 "
         .replace("(in 10y)      4", "(in 10y)   4")
-        .replace("ENDS                               LEAVES", "ENDS                            LEAVES")
+        .replace(
+            "ENDS                               LEAVES",
+            "ENDS                            LEAVES"
+        )
     );
-    let said = type_to(&Fake::with_trust(vec![trust("stable", &[])]), "weft ca status -o json").await;
+    let said = type_to(
+        &Fake::with_trust(vec![trust("stable", &[])]),
+        "weft ca status -o json",
+    )
+    .await;
     let value: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(value["roots"][1]["id"], "99".repeat(32));
     assert_eq!(value["waiting"], serde_json::json!([]));
@@ -151,7 +182,12 @@ async fn a_rotation_is_followed_step_by_step() {
         trust("stable", &[]),
     ];
     let said = type_to(&Fake::with_trust(steps.clone()), "weft ca rotate --wait").await;
-    let told: Vec<&str> = said.err.lines().filter_map(|line| line.trim_start().split_once(' ')).map(|(_, said)| said).collect();
+    let told: Vec<&str> = said
+        .err
+        .lines()
+        .filter_map(|line| line.trim_start().split_once(' '))
+        .map(|(_, said)| said)
+        .collect();
     assert_eq!(
         told,
         [
@@ -176,9 +212,18 @@ async fn a_root_is_retired_by_the_beginning_of_its_id() {
     let fake = Fake::with_trust(vec![trust("signing", &[])]);
     type_to(&fake, "weft ca retire 4b4b").await;
     let calls = fake.calls.lock().unwrap().clone();
-    assert!(calls.last().unwrap().starts_with("RetireRootRequest { id: b\"KKKK"), "{calls:?}");
+    assert!(
+        calls
+            .last()
+            .unwrap()
+            .starts_with("RetireRootRequest { id: b\"KKKK"),
+        "{calls:?}"
+    );
     assert_eq!(type_to(&fake, "weft ca retire abcd").await.code, 2);
-    assert_eq!(type_to(&fake, "weft ca renew").await.out, "3 sidecars asked to renew within 1m\n");
+    assert_eq!(
+        type_to(&fake, "weft ca renew").await.out,
+        "3 sidecars asked to renew within 1m\n"
+    );
 }
 
 #[tokio::test]
@@ -194,7 +239,11 @@ async fn the_audit_is_in_order() {
         detail: String::new(),
     };
     let fake = Fake {
-        audit: vec![entry(9, "delete", 2, 0), entry(8, "apply", 1, 2), entry(7, "apply", 0, 1)],
+        audit: vec![
+            entry(9, "delete", 2, 0),
+            entry(8, "apply", 1, 2),
+            entry(7, "apply", 0, 1),
+        ],
         ..Fake::default()
     };
     let said = type_to(&fake, "weft audit --limit 3").await;
@@ -208,5 +257,8 @@ WHEN                   REVISION   WHO         WHAT     TARGET             GENERA
 "
     );
     let said = type_to(&fake, "weft audit -o json").await;
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["entries"][0]["revision"], 7);
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["entries"][0]["revision"],
+        7
+    );
 }

@@ -25,7 +25,8 @@ fn service() -> serde_json::Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
         "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.1",
-                 "ports": [{"port": 80, "targetPort": 8080, "appProtocol": "http"}, {"port": 53, "protocol": "UDP"}]}
+                 "ports": [{"name": "http", "port": 80, "targetPort": 8080, "appProtocol": "http"},
+                           {"name": "dns", "port": 53, "protocol": "UDP"}]}
     })
 }
 
@@ -33,7 +34,7 @@ fn workload(name: &str) -> serde_json::Value {
     json!({
         "apiVersion": "weft.dev/v1alpha1", "kind": "Workload",
         "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
-        "spec": {"address": "10.0.0.7", "meshPort": 15008, "ports": [{"port": 8080}]}
+        "spec": {"address": "10.0.0.7", "meshPort": 15008, "ports": [{"port": 8080}, {"port": 53, "protocol": "udp"}]}
     })
 }
 
@@ -103,7 +104,10 @@ async fn apply_says_what_became_of_each_document() {
     };
     let said = type_to(&fake, &format!("weft apply -f {path}")).await;
     assert_eq!(said.out, "service/shop/web created, generation 1\n");
-    assert_eq!(said.err, format!("warning: {path}:7: spec.ports[0]: no workload answers to it\n"));
+    assert_eq!(
+        said.err,
+        format!("warning: {path}:7: spec.ports[0]: no workload answers to it\n")
+    );
     assert_eq!(said.code, 0);
     let said = type_to(&fake, &format!("weft apply -f {path} --dry-run")).await;
     assert_eq!(said.out, "service/shop/web created, generation 1 (dry run)\n");
@@ -189,14 +193,26 @@ async fn diff_is_unified_and_its_exit_code_tells() {
     );
     assert_eq!(said.code, 1);
     let created = type_to(&with(change(Kind::Created, 1, "", &after)), &line).await;
-    assert!(created.out.starts_with("--- /dev/null\n+++ service/shop/web (generation 1)\n"), "{}", created.out);
+    assert!(
+        created
+            .out
+            .starts_with("--- /dev/null\n+++ service/shop/web (generation 1)\n"),
+        "{}",
+        created.out
+    );
     let same = type_to(&with(change(Kind::Unchanged, 4, &before, &before)), &line).await;
     assert_eq!((same.out.as_str(), same.code), ("", 0));
     let typing = Typing {
         is_terminal: true,
         ..Typing::default()
     };
-    assert!(typing.type_to(&changed, &line).await.out.contains("\x1b[31m-  - port: 80\x1b[0m\n"));
+    assert!(
+        typing
+            .type_to(&changed, &line)
+            .await
+            .out
+            .contains("\x1b[31m-  - port: 80\x1b[0m\n")
+    );
 }
 
 #[test]
@@ -206,20 +222,35 @@ fn validate_finds_all_errors_offline() {
     assert_eq!((out.as_str(), err.as_str(), code), ("1 document: valid\n", "", 0));
 
     let twice = "apiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {name: NAME}\nspec: {address: 10.0.0.1, ports: [{port: 80}]}\n";
-    let text = format!("{}---\n{}", twice.replace("NAME", "a"), twice.replace("NAME", "b"));
+    let text = format!(
+        "{}---\n{}",
+        twice.replace("NAME", "a"),
+        twice.replace("NAME", "b")
+    );
     let (_directory, path) = file(&text);
     let (_, err, code) = validate(&format!("weft validate -f {path}"));
     assert_eq!(code, 1);
     assert!(err.contains(&format!("{path}:9: ")), "{err}");
 
-    let (_directory, path) = file(&format!("{}---\nkind: Servcie\napiVersion: v1\n", WEB.replace("80", "0")));
+    let (_directory, path) = file(&format!(
+        "{}---\nkind: Servcie\napiVersion: v1\n",
+        WEB.replace("80", "0")
+    ));
     let (out, _, code) = validate(&format!("weft validate -f {path} -o json"));
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();
     let errors = value["errors"].as_array().unwrap();
     assert_eq!(code, 1);
     assert_eq!(errors.len(), 2);
-    assert_eq!((&errors[0]["line"], &errors[0]["field"]), (&json!(7), &json!("spec.ports[0].port")));
-    assert!(errors[1]["message"].as_str().unwrap().contains("did you mean Service?"));
+    assert_eq!(
+        (&errors[0]["line"], &errors[0]["field"]),
+        (&json!(7), &json!("spec.ports[0].port"))
+    );
+    assert!(
+        errors[1]["message"]
+            .as_str()
+            .unwrap()
+            .contains("did you mean Service?")
+    );
 }
 
 #[tokio::test]
@@ -237,8 +268,14 @@ async fn delete_takes_names_or_files() {
     type_to(&fake, &format!("weft delete -f {path} --ignore-not-found")).await;
     let calls = fake.calls.lock().unwrap().clone();
     let key = r#"ResourceKey { kind: "Service", namespace: "shop", name: "web" }"#;
-    assert!(calls[0].contains(&format!("keys: [{key}]")) && calls[0].contains("generation: 2"), "{calls:?}");
-    assert!(calls[1].contains(key) && calls[1].contains("ignore_missing: true"), "{calls:?}");
+    assert!(
+        calls[0].contains(&format!("keys: [{key}]")) && calls[0].contains("generation: 2"),
+        "{calls:?}"
+    );
+    assert!(
+        calls[1].contains(key) && calls[1].contains("ignore_missing: true"),
+        "{calls:?}"
+    );
 }
 
 #[tokio::test]
@@ -247,13 +284,13 @@ async fn get_has_tables_of_each_kind() {
     let said = type_to(&fake, "weft get svc -n shop").await;
     assert_eq!(
         said.out,
-        "NAME   CLUSTER-IP   PORTS                   GENERATION\nweb    10.96.0.1    80->8080/http,53/udp    3\n"
+        "NAME   CLUSTER-IP   PORTS                  GENERATION\nweb    10.96.0.1    80->8080/http,53/udp   3\n"
     );
     let said = type_to(&fake, "weft get wl -A -o wide").await;
     assert_eq!(
         said.out,
-        "NAMESPACE   NAME    READY   ADDRESS    MESH-PORT   PORTS   GENERATION   SERVICE-ACCOUNT   FROM    LABELS    REVISION\n\
-         shop        web-0   ready   10.0.0.7   15008       8080    2            default           proxy   app=web   42\n"
+        "NAMESPACE   NAME    READY   ADDRESS    MESH-PORT   PORTS         GENERATION   SERVICE-ACCOUNT   FROM    LABELS    REVISION\n\
+         shop        web-0   ready   10.0.0.7   15008       8080,53/udp   2            default           proxy   app=web   42\n"
     );
     let said = type_to(&fake, "weft get all -A -o name").await;
     assert_eq!(said.out, "service/shop/web\nworkload/shop/web-0\n");
@@ -274,10 +311,16 @@ async fn get_gives_documents_that_can_be_applied() {
     assert!(said.out.contains("  generation: 3\n"), "{}", said.out);
     let said = type_to(&fake, "weft get svc web -n shop -o json").await;
     let value: serde_json::Value = serde_json::from_str(&said.out).unwrap();
-    assert_eq!((&value["kind"], &value["metadata"]["resourceVersion"]), (&json!("Service"), &json!("43")));
+    assert_eq!(
+        (&value["kind"], &value["metadata"]["resourceVersion"]),
+        (&json!("Service"), &json!("43"))
+    );
     let said = type_to(&fake, "weft get svc -n shop -o json").await;
     let value: serde_json::Value = serde_json::from_str(&said.out).unwrap();
-    assert_eq!((&value["kind"], value["items"].as_array().unwrap().len()), (&json!("List"), 1));
+    assert_eq!(
+        (&value["kind"], value["items"].as_array().unwrap().len()),
+        (&json!("List"), 1)
+    );
 }
 
 #[tokio::test]
@@ -313,10 +356,19 @@ async fn get_goes_on_with_each_change() {
         },
     ];
     let said = type_to(&fake, "weft get wl -n shop --watch -l app=web").await;
-    let rows: Vec<Vec<&str>> = said.out.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
+    let rows: Vec<Vec<&str>> = said
+        .out
+        .lines()
+        .map(|line| line.split_whitespace().take(2).collect())
+        .collect();
     assert_eq!(
         rows,
-        [["EVENT", "NAME"], ["present", "web-0"], ["changed", "web-1"], ["deleted", "web-0"]]
+        [
+            ["EVENT", "NAME"],
+            ["present", "web-0"],
+            ["changed", "web-1"],
+            ["deleted", "web-0"]
+        ]
     );
     assert_eq!(said.code, 1);
     assert!(said.err.contains("ended the watch"), "{}", said.err);
@@ -351,9 +403,23 @@ async fn describe_tells_who_has_it() {
         trust_version: 1,
     }];
     let said = type_to(&fake, "weft describe svc web -n shop").await;
-    assert!(said.out.starts_with("Service shop/web\nGeneration 3 of revision 43, applied\n"), "{}", said.out);
-    assert!(said.out.contains("  spec:\n    clusterIP: 10.96.0.1\n"), "{}", said.out);
-    assert!(said.out.contains("80     shop/web-0   not ready   10.0.0.7:15008   8080"), "{}", said.out);
+    assert!(
+        said.out
+            .starts_with("Service shop/web\nGeneration 3 of revision 43, applied\n"),
+        "{}",
+        said.out
+    );
+    assert!(
+        said.out.contains("  spec:\n    clusterIP: 10.96.0.1\n"),
+        "{}",
+        said.out
+    );
+    assert!(
+        said.out
+            .contains("80     shop/web-0   not ready   10.0.0.7:15008   8080"),
+        "{}",
+        said.out
+    );
     let sidecars = said.out.split("Sidecars\n").nth(1).unwrap();
     assert_eq!(
         sidecars,
@@ -362,9 +428,16 @@ async fn describe_tells_who_has_it() {
     );
     let said = type_to(&fake, "weft describe wl/shop/web-0").await;
     assert!(said.out.contains("registered by its sidecar"), "{}", said.out);
-    assert!(said.out.contains("Services\n  service/shop/web\n"), "{}", said.out);
+    assert!(
+        said.out.contains("Services\n  service/shop/web\n"),
+        "{}",
+        said.out
+    );
     let said = type_to(&fake, "weft describe svc db").await;
-    assert_eq!((said.err.as_str(), said.code), ("error: there is no Service default/db\n", 1));
+    assert_eq!(
+        (said.err.as_str(), said.code),
+        ("error: there is no Service default/db\n", 1)
+    );
 }
 
 #[tokio::test]

@@ -60,17 +60,34 @@ shop/sick-0: its certificate cannot be renewed since 1h ago: no route
 
 #[tokio::test]
 async fn the_exit_code_of_status_is_whether_all_are_current() {
-    let said = type_to(&Fake::with_fleet(fleet(vec![proxy("shop", "web-0")])), "weft status").await;
+    let said = type_to(
+        &Fake::with_fleet(fleet(vec![proxy("shop", "web-0")])),
+        "weft status",
+    )
+    .await;
     assert_eq!(said.code, 0);
-    assert_eq!(type_to(&Fake::with_fleet(fleet(vec![])), "weft status").await.code, 0);
+    assert_eq!(
+        type_to(&Fake::with_fleet(fleet(vec![])), "weft status")
+            .await
+            .code,
+        0
+    );
     let mixed = Fake::with_fleet(mixed());
     assert_eq!(type_to(&mixed, "weft status shop/web-0").await.code, 0);
     for name in ["shop/behind-0", "shop/refused-0", "bank/lost-0"] {
-        assert_eq!(type_to(&mixed, &format!("weft status {name}")).await.code, 1, "{name}");
+        assert_eq!(
+            type_to(&mixed, &format!("weft status {name}")).await.code,
+            1,
+            "{name}"
+        );
     }
     let said = type_to(&mixed, "weft status nobody").await;
     assert_eq!(said.code, 1);
-    assert!(said.err.contains("knows no sidecar of default/nobody"), "{}", said.err);
+    assert!(
+        said.err.contains("knows no sidecar of default/nobody"),
+        "{}",
+        said.err
+    );
 }
 
 #[tokio::test]
@@ -128,7 +145,11 @@ async fn status_waits_until_all_have_it() {
     assert_eq!(said.code, 0);
     assert_eq!(said.err, "1 of 1 sidecars are not current yet\n");
     assert_eq!(fake.calls.lock().unwrap().len(), 3);
-    let said = type_to(&Fake::with_fleet(fleet(vec![behind])), "weft status --wait --timeout 1m").await;
+    let said = type_to(
+        &Fake::with_fleet(fleet(vec![behind])),
+        "weft status --wait --timeout 1m",
+    )
+    .await;
     assert_eq!(said.code, 1);
     assert!(said.err.contains("--timeout"), "{}", said.err);
 }
@@ -161,7 +182,10 @@ async fn connections_are_a_table() {
     );
     assert_eq!(said.err, "warning: worker 1: no answer\n");
     let calls = fake.calls.lock().unwrap().join("");
-    assert!(calls.contains("namespace: \"shop\", workload: \"web-0\""), "{calls}");
+    assert!(
+        calls.contains("namespace: \"shop\", workload: \"web-0\""),
+        "{calls}"
+    );
 }
 
 #[tokio::test]
@@ -178,11 +202,28 @@ async fn a_sidecars_configuration_is_shown() {
         ..Fake::default()
     };
     let said = type_to(&fake, "weft proxy config web-0").await;
-    assert!(said.out.contains("Own ports:     8080/http\nProblem:       identity: old\n"), "{}", said.out);
-    assert!(said.out.contains("db.shop:5432   db        tcp        shop/db-0   10.0.0.9:15008   h3"), "{}", said.out);
-    assert!(said.out.contains("a.shop:80      a         http       none"), "{}", said.out);
+    assert!(
+        said.out
+            .contains("Own ports:     8080/http\nProblem:       identity: old\n"),
+        "{}",
+        said.out
+    );
+    assert!(
+        said.out
+            .contains("db.shop:5432   db        tcp        shop/db-0   10.0.0.9:15008   h3"),
+        "{}",
+        said.out
+    );
+    assert!(
+        said.out.contains("a.shop:80      a         http       none"),
+        "{}",
+        said.out
+    );
     let said = type_to(&fake, "weft proxy config web-0 -o json").await;
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["generation"], 7);
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&said.out).unwrap()["generation"],
+        7
+    );
 }
 
 #[tokio::test]
@@ -213,7 +254,10 @@ async fn a_sidecar_may_refuse_to_answer() {
         ..Fake::default()
     };
     let said = type_to(&fake, "weft proxy log-level web-0 loud --for 1h").await;
-    assert_eq!((said.err.as_str(), said.code), ("error: the sidecar says: debug\\u{1b} is no filter\n", 1));
+    assert_eq!(
+        (said.err.as_str(), said.code),
+        ("error: the sidecar says: debug\\u{1b} is no filter\n", 1)
+    );
     assert!(fake.calls.lock().unwrap()[0].contains("for_ms: 3600000"));
     let said = type_to(&Fake::default(), "weft proxy log-level web-0 debug").await;
     assert_eq!((said.out.as_str(), said.code), ("web-0 logs debug for 10m\n", 0));
@@ -259,7 +303,12 @@ async fn check_finds_what_is_wrong_or_soon_will_be() {
     let said = type_to(&fake, "weft check").await;
     assert_eq!(said.code, 0, "{}", said.out);
     assert!(said.out.ends_with("\n0 wrong, 0 warnings\n"), "{}", said.out);
-    assert!(said.out.contains("ok      root 4b4b4b4b4b4b4b4b (signing) ends in 9y\n"), "{}", said.out);
+    assert!(
+        said.out
+            .contains("ok      root 4b4b4b4b4b4b4b4b (signing) ends in 9y\n"),
+        "{}",
+        said.out
+    );
 
     fake.trusts = Fake::with_trust(vec![trust(root(NOW - year, NOW + 20 * 86_400))]).trusts;
     fake.info.now_ms = (NOW + 300) * 1000;

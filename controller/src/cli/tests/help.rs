@@ -23,9 +23,15 @@ fn wrong_use_is_refused_with_exit_code_2() {
         ("weft delete", ErrorKind::MissingRequiredArgument),
         ("weft delete svc web -f x", ErrorKind::ArgumentConflict),
         ("weft token create", ErrorKind::MissingRequiredArgument),
-        ("weft token create --role admin", ErrorKind::MissingRequiredArgument),
+        (
+            "weft token create --role admin",
+            ErrorKind::MissingRequiredArgument,
+        ),
         ("weft token create --role root --name x", ErrorKind::InvalidValue),
-        ("weft token create --service-account web --ttl 0s", ErrorKind::ValueValidation),
+        (
+            "weft token create --service-account web --ttl 0s",
+            ErrorKind::ValueValidation,
+        ),
         ("weft status --timeout 1m", ErrorKind::MissingRequiredArgument),
         ("weft status --watch --wait", ErrorKind::ArgumentConflict),
         ("weft ca rotate --root r.pem", ErrorKind::MissingRequiredArgument),
@@ -46,8 +52,13 @@ fn wrong_use_is_refused_with_exit_code_2() {
 
 #[test]
 fn every_command_has_examples_that_are_right() {
-    let mut commands: Vec<clap::Command> = Cli::command().get_subcommands().cloned().collect();
-    let nested: Vec<_> = commands.iter().flat_map(|command| command.get_subcommands().cloned()).collect();
+    let all = Cli::command();
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set());
+    let mut commands: Vec<clap::Command> = shown.cloned().collect();
+    let nested: Vec<_> = commands
+        .iter()
+        .flat_map(|command| command.get_subcommands().cloned())
+        .collect();
     commands.extend(nested);
     commands.push(Cli::command());
     for mut command in commands {
@@ -57,7 +68,10 @@ fn every_command_has_examples_that_are_right() {
         for line in examples {
             // What follows is a remark, or the shell's.
             let line = line.trim_start().split("   ").next().unwrap_or_default();
-            let line = line.split([' ']).take_while(|word| !["<", ">"].contains(word)).collect::<Vec<_>>();
+            let line = line
+                .split([' '])
+                .take_while(|word| !["<", ">"].contains(word))
+                .collect::<Vec<_>>();
             assert!(parse(&line.join(" ")).is_ok(), "{line:?}");
         }
     }
@@ -68,6 +82,9 @@ fn there_is_a_completion_script_for_every_shell() {
     for shell in Shell::value_variants() {
         let mut script = Vec::new();
         clap_complete::generate(*shell, &mut Cli::command(), "weft", &mut script);
-        assert!(String::from_utf8(script).unwrap().contains("log-level"), "{shell}");
+        assert!(
+            String::from_utf8(script).unwrap().contains("log-level"),
+            "{shell}"
+        );
     }
 }

@@ -1,1 +1,0 @@
-//! Which call is open to whom, over real TLS.
