@@ -8,27 +8,22 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use rand::{SeedableRng, rngs::StdRng};
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{sleep, timeout},
+    time::sleep,
 };
-use tonic::{Response, Status};
-use weft_proto::{
-    TrustDomain,
-    mesh::v1::{self as mesh, identity_client::IdentityClient},
-};
-use weft_tls::{Credentials, Svid, TrustBundle, credentials::SERVER_NAME, grpc, join};
-use zeroize::{Zeroize, Zeroizing};
+use weft_proto::mesh::v1::{self as mesh, identity_client::IdentityClient};
+use weft_tls::{Credentials, Svid, credentials::SERVER_NAME, grpc, join};
+use zeroize::Zeroizing;
 
 use super::{
     cache::{Cache, Issued},
     dial::{CONTROLLER_PATH, CallError, controller_id, dial},
+    sign::{Made, read_bundle, root_of, within},
     token::JoinToken,
 };
 use crate::{
@@ -37,8 +32,6 @@ use crate::{
     rotation::{Ask, Rotation, Time, Warning},
 };
 
-/// How long the controller may take to sign.
-const SIGN: Duration = Duration::from_secs(10);
 /// How often the time is looked at: warnings are due whether something happens or not, and timers stand still while
 /// the host sleeps.
 const LOOK: Duration = Duration::from_secs(5);
@@ -63,6 +56,8 @@ pub(crate) struct RotationState {
     pub(crate) trust_version: u64,
     /// SHA-256 of the root that it leads to.
     pub(crate) root: Bytes,
+    /// Whether the state directory has it.
+    pub(crate) is_kept: bool,
 }
 
 /// What others see of the keeper.
@@ -88,6 +83,7 @@ pub(crate) struct Keeper {
     bundle_version: u64,
     /// To keep what is in use again when the roots change.
     in_use: Option<InUse>,
+    is_kept: bool,
     state: watch::Sender<RotationState>,
     inputs: mpsc::Receiver<Input>,
     rng: StdRng,
@@ -137,6 +133,7 @@ impl Keeper {
             output: Output::Waiting(first),
             bundle_version: 0,
             in_use: None,
+            is_kept: false,
             state,
             inputs: inputs_taken,
             rng,
@@ -175,6 +172,7 @@ impl Keeper {
         );
         tracing::info!(identity = %svid.id(), not_after = %date(svid.not_after()), "identity from the state directory");
         self.bundle_version = cached.bundle_version;
+        self.is_kept = true;
         self.in_use = Some(InUse {
             key: cached.key,
             received: cached.received,
@@ -197,7 +195,7 @@ impl Keeper {
                     tokio::select! {
                         () = sleep(pause) => {}
                         input = self.inputs.recv() => match input {
-                            Some(input) => self.on_input(input),
+                            Some(input) => self.on_input(input).await,
                             None => return,
                         },
                     }
@@ -206,13 +204,13 @@ impl Keeper {
         }
     }
 
-    fn on_input(&mut self, input: Input) {
+    async fn on_input(&mut self, input: Input) {
         match input {
             Input::RenewSoon(within) => {
                 tracing::info!(?within, "the controller asks for a new certificate");
                 self.rotation.on_renew_soon(within, clock(), &mut self.rng);
             }
-            Input::Bundle(bundle) => self.on_bundle(&bundle),
+            Input::Bundle(bundle) => self.on_bundle(&bundle).await,
         }
     }
 
@@ -281,7 +279,7 @@ impl Keeper {
         };
         let mut client = IdentityClient::new(dialled.channel);
         let answer = within(&address, client.join(request)).await?;
-        self.take(&address, answer, made)
+        self.take(&address, answer, made).await
     }
 
     async fn renew(&mut self) -> Result<(), CallError> {
@@ -307,11 +305,11 @@ impl Keeper {
         };
         let mut client = IdentityClient::new(dialled.channel);
         let answer = within(&address, client.renew(request)).await?;
-        self.take(&address, answer, made)
+        self.take(&address, answer, made).await
     }
 
     /// Checks a new certificate as a peer would, and publishes it.
-    fn take(&mut self, address: &str, answer: mesh::SignResponse, made: Made) -> Result<(), CallError> {
+    async fn take(&mut self, address: &str, answer: mesh::SignResponse, made: Made) -> Result<(), CallError> {
         let error = |why: String| CallError {
             address: address.to_owned(),
             why,
@@ -371,11 +369,11 @@ impl Keeper {
         let svid = credentials.svid();
         tracing::info!(identity = %svid.id(), not_after = %date(svid.not_after()), "new certificate");
         self.publish(Arc::new(credentials));
-        self.save();
+        self.save().await;
         Ok(())
     }
 
-    fn on_bundle(&mut self, told: &mesh::TrustBundle) {
+    async fn on_bundle(&mut self, told: &mesh::TrustBundle) {
         if told.version <= self.bundle_version {
             return;
         }
@@ -392,7 +390,7 @@ impl Keeper {
                 );
                 self.bundle_version = told.version;
                 self.publish(Arc::new(credentials));
-                self.save();
+                self.save().await;
             }
             Err(why) => {
                 // Without our root in it the certificate is of no use: a new one comes with the new roots.
@@ -428,21 +426,30 @@ impl Keeper {
         };
     }
 
-    /// What cannot be kept is a warning: this process has it.
-    fn save(&self) {
+    /// What cannot be kept is a warning: this process has it. On a thread of its own: disks may take seconds.
+    async fn save(&mut self) {
+        self.is_kept = false;
         let (Some(cache), Some(in_use), Some(current)) = (&self.cache, &self.in_use, self.current()) else {
             return;
         };
-        let issued = Issued {
-            key: &in_use.key,
-            chain: current.svid().chain(),
-            bundle: current.bundle(),
-            bundle_version: self.bundle_version,
-            received: in_use.received,
-            lifetime: in_use.lifetime,
-        };
-        if let Err(error) = cache.save_identity(&issued) {
-            tracing::warn!(%error, "the identity can't be kept in the state directory: a restart needs a new token");
+        let (cache, key, version) = (cache.clone(), in_use.key.clone(), self.bundle_version);
+        let (received, lifetime) = (in_use.received, in_use.lifetime);
+        let saved = tokio::task::spawn_blocking(move || {
+            cache.save_identity(&Issued {
+                key: &key,
+                chain: current.svid().chain(),
+                bundle: current.bundle(),
+                bundle_version: version,
+                received,
+                lifetime,
+            })
+        });
+        match saved.await {
+            Ok(Ok(())) => self.is_kept = true,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the identity can't be kept in the state directory: a restart needs a new token");
+            }
+            Err(error) => tracing::error!(%error, "the identity is not kept"),
         }
     }
 
@@ -481,6 +488,7 @@ impl Keeper {
             failing,
             trust_version: self.bundle_version,
             root: current.as_deref().and_then(root_of).unwrap_or_default(),
+            is_kept: self.is_kept,
         };
         self.state.send_if_modified(|state| {
             // The moment is computed anew each time, and differs by what the clocks differ.
@@ -488,6 +496,7 @@ impl Keeper {
                 || state.not_after != new.not_after
                 || state.trust_version != new.trust_version
                 || state.root != new.root
+                || state.is_kept != new.is_kept
                 || state.failing.as_ref().map(|(_, _, why)| why)
                     != new.failing.as_ref().map(|(_, _, why)| why);
             if is_other {
@@ -496,56 +505,6 @@ impl Keeper {
             is_other
         });
     }
-}
-
-/// A key that was made for one certificate, and the request for it.
-struct Made {
-    key: Zeroizing<Vec<u8>>,
-    csr: Bytes,
-}
-
-impl Made {
-    fn new() -> Result<Self, String> {
-        let failed = |error: rcgen::Error| format!("no key could be made: {error}");
-        let mut pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        // The names in it are ignored: the certificate is for whom the token or the old certificate is.
-        let request = CertificateParams::default().serialize_request(&pair);
-        let key = Zeroizing::new(pair.serialize_der());
-        pair.zeroize();
-        let csr = Bytes::copy_from_slice(request.map_err(failed)?.der());
-        Ok(Self { key, csr })
-    }
-}
-
-async fn within<T>(
-    address: &str,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, CallError> {
-    match timeout(SIGN, call).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(CallError::of(address, &status)),
-        Err(_) => Err(CallError {
-            address: address.to_owned(),
-            why: format!("no certificate within {} s", SIGN.as_secs()),
-            refused: false,
-        }),
-    }
-}
-
-fn read_bundle(told: &mesh::TrustBundle) -> Result<TrustBundle, String> {
-    let domain = TrustDomain::parse(&told.trust_domain).map_err(|error| error.to_string())?;
-    let roots = told.roots.iter().map(|der| CertificateDer::from(der.to_vec()));
-    TrustBundle::from_der(&domain, roots).map_err(|error| error.to_string())
-}
-
-/// The root of the bundle that the certificate leads to, by its hash.
-fn root_of(credentials: &Credentials) -> Option<Bytes> {
-    let bundle = credentials.bundle();
-    bundle.roots().find_map(|root| {
-        let alone = TrustBundle::from_der(bundle.trust_domain(), [root.clone()]).ok()?;
-        Credentials::new(credentials.svid().clone(), alone).ok()?;
-        Some(Bytes::copy_from_slice(digest(&SHA256, root).as_ref()))
-    })
 }
 
 /// A clock that goes on while the host sleeps, counted from long before this process.

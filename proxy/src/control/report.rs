@@ -133,6 +133,7 @@ impl ControlState {
                 "valid": rotation.is_valid,
                 "notAfter": rotation.not_after.map(date),
                 "trustVersion": rotation.trust_version,
+                "kept": rotation.is_kept,
                 "renewalFailing": rotation.failing.as_ref().map(|(since, attempts, why)| {
                     json!({ "since": date(*since), "attempts": attempts, "why": why })
                 }),

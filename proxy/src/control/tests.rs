@@ -205,7 +205,10 @@ fn address(text: &str) -> std::net::SocketAddr {
 async fn a_token_makes_an_identity_and_a_stream_of_that_identity() {
     let mut fake = Fake::start().await;
     let (_directory, state) = state();
-    let (proxy, stream) = joined(&mut fake, &state).await;
+    let (mut proxy, stream) = joined(&mut fake, &state).await;
+    within(proxy.rotation.wait_for(|rotation| rotation.is_kept))
+        .await
+        .unwrap();
     assert_eq!(
         proxy.credentials.borrow().svid().id().as_str(),
         "spiffe://mesh.test/ns/default/sa/web"
@@ -283,8 +286,8 @@ async fn a_certificate_is_renewed_through_failures_with_a_new_key_and_stays_unti
     let fake = Fake::start().await;
     {
         let mut signing = fake.signing.lock().unwrap();
-        signing.lifetime = Duration::from_secs(3);
-        signing.failures = 4;
+        signing.lifetime = Duration::from_secs(60);
+        signing.failures = 1;
     }
     let (_directory, state) = state();
     let config = config(&["127.0.0.1:1".to_owned(), fake.address.to_string()], &state);
@@ -292,6 +295,10 @@ async fn a_certificate_is_renewed_through_failures_with_a_new_key_and_stays_unti
     let (kept, _task) = keeper(&config, Some(&token), &Cache::open(&state).unwrap());
     let mut credentials = within(kept.first).await.unwrap();
     let first = credentials.borrow_and_update().svid().chain()[0].clone();
+    kept.inputs
+        .send(keeper::Input::RenewSoon(Duration::ZERO))
+        .await
+        .unwrap();
     let mut rotation = kept.state;
     let failing = within(rotation.wait_for(|state| state.failing.is_some() && state.is_valid))
         .await
@@ -483,6 +490,9 @@ async fn a_restart_without_the_controller_goes_on_with_what_was_kept() {
     proxy
         .wait_for(|state| state.kept.is_some_and(|(_, resources)| resources == 3))
         .await;
+    within(proxy.rotation.wait_for(|rotation| rotation.is_kept))
+        .await
+        .unwrap();
     drop(proxy);
     fake.freeze(true);
     let mut again = Proxy::start(&fake, &state, None).await;
