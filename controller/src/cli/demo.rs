@@ -314,25 +314,6 @@ impl Shop {
         Ok(())
     }
 
-    /// Checks that whoever was called has proved to be who it should be.
-    async fn prove(&self) -> Result<(), DemoError> {
-        const WHAT: &str = "see who is called";
-        for flow in Flow::ALL.into_iter().filter(|flow| *flow != Flow::Stable) {
-            let members: Vec<_> = flow.application().members().collect();
-            let from = flow.from();
-            let known = pages::connections(self.subnet, from, &members).await;
-            let known =
-                known.ok_or_else(|| failed(WHAT)(format!("{} does not tell", Role::Sidecar(from))))?;
-            for (member, connections) in members.into_iter().zip(known) {
-                if connections.identity != Some(member.identity()) {
-                    let found = format!("{} has {connections:?} with {}", from.name, member.name);
-                    return Err(failed(WHAT)(found));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Leaves the mesh up until it is told to end, and does steps when their keys are pressed.
     async fn stay(&mut self, report: &mut Report) -> Result<(), DemoError> {
         let mut keys = Keys::new();

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use super::{
     DemoError, Shop,
+    board::Flow,
     call::PATIENCE,
     fleet::{Role, STARTUP},
+    pages,
     plan::{self, CATALOG_V2, MEMBERS},
     progress::{Acks, Renewals, Rotation, missing},
     report::StepReport,
@@ -367,6 +369,34 @@ impl Shop {
             limit.check("wait for the sidecars", || state.join(", "))?;
             self.tick().await?;
         }
+    }
+
+    /// Waits until whoever is called has proved to be who it should be, as its caller's sidecar sees it. A sidecar that is
+    /// busy shows none of its connections, and one that renews may have none for a moment.
+    ///
+    /// # Errors
+    /// Someone has not, in time.
+    pub(super) async fn prove(&mut self) -> Result<(), DemoError> {
+        let limit = Limit::new(STARTUP);
+        for flow in Flow::ALL.into_iter().filter(|flow| *flow != Flow::Stable) {
+            let (from, members) = (flow.from(), flow.application().members().collect::<Vec<_>>());
+            loop {
+                let known = pages::connections(self.subnet, from, &members).await;
+                let known = known.unwrap_or_default();
+                let is_proved = members.iter().enumerate().all(|(index, member)| {
+                    let connections = known.get(index);
+                    connections.and_then(|known| known.identity.as_ref()) == Some(&member.identity())
+                });
+                if is_proved {
+                    break;
+                }
+                limit.check("see who is called", || {
+                    format!("{} has {known:?} with {}", from.name, flow.service())
+                })?;
+                self.tick().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets traffic go on.
