@@ -314,7 +314,7 @@ async fn a_certificate_is_renewed_through_failures_with_a_new_key_and_stays_unti
     let signing = fake.signing.lock().unwrap();
     assert_eq!(
         (signing.joins.len(), signing.renewals, signing.failures),
-        (1, 5, 0)
+        (1, 2, 0)
     );
     assert_ne!(signing.csrs[0], signing.csrs[1], "one key each");
 }
