@@ -39,11 +39,6 @@ Examples:
   weft proxy log-level web-0 debug
   weft proxy log-level shop/web-0 info,weft_transport=debug --for 1h";
 
-const EXPLAIN_HELP: &str = "\
-Examples:
-  weft proxy explain web-0 http://db.shop/items
-  weft proxy explain shop/web-0 http://db/ --method POST --header x-canary:1";
-
 const EVICT_HELP: &str = "\
 For a sidecar that is gone: it is no endpoint any more, and holds up no rotation. One that lives comes back by itself.
 
@@ -72,9 +67,6 @@ pub(crate) enum ProxyCommand {
     /// Change what a sidecar logs, for a while
     #[command(after_help = LEVEL_HELP)]
     LogLevel(LevelArgs),
-    /// Ask a sidecar what it would do with a request, which it does not send
-    #[command(after_help = EXPLAIN_HELP)]
-    Explain(ExplainArgs),
     /// Forget a sidecar that is gone
     #[command(after_help = EVICT_HELP)]
     Evict {
@@ -118,20 +110,6 @@ pub(crate) struct LevelArgs {
     duration: Duration,
 }
 
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct ExplainArgs {
-    /// Its workload: NAME or NS/NAME
-    workload: String,
-    /// As the application would call it
-    url: String,
-    /// The method
-    #[arg(long, default_value = "GET")]
-    method: String,
-    /// A field of the head, as NAME:VALUE; several times for several
-    #[arg(long = "header", value_name = "NAME:VALUE")]
-    headers: Vec<String>,
-}
-
 /// Asks.
 ///
 /// # Errors
@@ -155,15 +133,6 @@ pub(crate) async fn run(
                 Format::Json | Format::Yaml => json::print(screen, args.output, &value)?,
                 _ => show::connections(&value, screen)?,
             }
-        }
-        ProxyCommand::Explain(args) => {
-            let question = Question::Explain(v1::Explain {
-                method: args.method,
-                url: args.url,
-                headers: args.headers,
-            });
-            let value = ask(&args.workload, question, session).await?;
-            json::print(screen, Format::Yaml, &value)?;
         }
         ProxyCommand::Logs(args) => logs(&args, session, screen).await?,
         ProxyCommand::LogLevel(args) => log_level(args, session, screen).await?,
