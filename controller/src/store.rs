@@ -21,7 +21,11 @@ mod batch;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod contents;
+#[cfg(test)]
+mod damage;
 mod disk;
+#[cfg(test)]
+mod exchange;
 mod export;
 mod failure;
 #[cfg(test)]

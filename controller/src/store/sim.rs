@@ -177,8 +177,14 @@ impl State {
     fn sync(&mut self) -> io::Result<()> {
         self.tick()?;
         if self.fault == Some(Fault::Sync) {
+            // Often all of it stays in memory: then it looks as if nothing had happened.
+            let visible = self.random.random_bool(0.5);
             for operation in std::mem::take(&mut self.pending) {
-                match self.random.random_range(0..3) {
+                match if visible {
+                    1
+                } else {
+                    self.random.random_range(0..3)
+                } {
                     // It is tried again.
                     0 => self.pending.push(operation),
                     // It seems to be there, as long as it is in memory.
