@@ -30,6 +30,7 @@ use weft_proto::mesh::v1::{
     self as mesh, admin_server::AdminServer, control_server::ControlServer, identity_server::IdentityServer,
 };
 
+use crate::unix;
 use crate::{
     api::{admin::AdminService, control::ControlService, identity::IdentityService},
     attest::Tokens,
@@ -308,7 +309,7 @@ impl pages::Source for Services {
                 trust_version: status.version,
                 root_not_after: status.roots.iter().map(|root| root.not_after).min().unwrap_or(0),
                 signer_not_after: status.signer_not_after,
-                own_not_after: own.map_or(0, data::seconds),
+                own_not_after: own.map_or(0, unix::seconds),
                 unexpired_leaves: status.unexpired_leaves,
             }
         })

@@ -5,7 +5,6 @@
 //! transaction: whatever happens, it is good for one certificate at most, and lost for none.
 
 mod failures;
-mod text;
 
 use std::{
     sync::Arc,
@@ -16,15 +15,16 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
 use weft_proto::{SpiffeId, TrustDomain, mesh::v1, names};
+use weft_tls::token::JoinToken;
 
 use self::failures::Failures;
-pub use self::text::TokenText;
 use crate::{
     audit::Record,
     auth::{Caller, Role},
-    ca::{Authority, Issued, SignError, controller_id, seconds},
+    ca::{Authority, Issued, SignError, controller_id},
     store::{CommitError, Condition, Entry, Operation, Revision, Store, StoreError, Transaction},
     trust::{OpenToken, RootId},
+    unix::seconds,
 };
 
 /// Where tokens are.
@@ -154,7 +154,7 @@ impl Tokens {
         who: &str,
     ) -> Result<v1::CreateTokenResponse, TokenError> {
         let (root, still_signs) = self.authority.signing_root();
-        let token = TokenText::generate(root);
+        let token = JoinToken::generate(root.hash());
         let now = self.authority.now();
         let stored = Stored {
             identity: identity.as_str().to_owned(),
@@ -232,7 +232,7 @@ impl Tokens {
     /// # Errors
     /// See [`JoinError`]. [`Tokens::refuse`] makes the answer of it.
     pub async fn join(&self, request: &v1::JoinRequest, holder: &v1::Holder) -> Result<Issued, JoinError> {
-        let token = TokenText::parse(&request.token).ok_or(JoinError::Malformed)?;
+        let token = JoinToken::parse(&request.token).ok_or(JoinError::Malformed)?;
         let id = token.id();
         let found = self.find(&id).await.map_err(|error| match error {
             TokenError::Store(error) => JoinError::Store(error),
@@ -282,7 +282,7 @@ impl Tokens {
         error.status()
     }
 
-    fn check(&self, token: &TokenText, stored: &Stored) -> Result<(), JoinError> {
+    fn check(&self, token: &JoinToken, stored: &Stored) -> Result<(), JoinError> {
         let id = token.id();
         let hash = crate::hex::decode(&stored.hash).unwrap_or_default();
         // What became of a token is told only to who has its secret.

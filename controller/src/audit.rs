@@ -1,14 +1,14 @@
 //! Who changed what, when, from which generation: written in the same transaction as the change.
 
-use std::{
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 use weft_proto::mesh::v1::AuditEntry;
 
-use crate::store::{Entry, Operation, Store, StoreError};
+use crate::{
+    store::{Entry, Operation, Store, StoreError},
+    unix::now_ms,
+};
 
 /// Where entries are.
 pub const PREFIX: &str = "audit/";
@@ -135,12 +135,6 @@ fn show(entry: &Entry) -> Option<AuditEntry> {
         to_generation: record.to_generation,
         detail: record.detail,
     })
-}
-
-/// Milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ use crate::{
     ledger::Issue,
     store::{CommitError, Revision, SharedStore, Transaction},
     trust::{HolderKey, RootId},
+    unix::seconds,
 };
 
 /// How often an issue is tried again because the rotation took a step meanwhile.
@@ -366,12 +367,6 @@ fn holder_key(identity: &SpiffeId, holder: &v1::Holder) -> HolderKey {
         identity: identity.clone(),
         workload: holder.workload.clone(),
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn seconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ mod describe;
 mod documents;
 mod failure;
 mod get;
-mod human;
+pub(crate) mod human;
 mod json;
 mod login;
 mod names;

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 use weft_proto::TrustDomain;
 
-use crate::app;
+use crate::{app, cli::human::parse_time};
 
 /// The Weft controller: hands out services and certificates to the sidecars of a mesh.
 #[derive(Debug, Parser)]
@@ -107,10 +107,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = leaf_lifetime)]
     pub leaf_lifetime: Duration,
     /// How long an expired certificate can still be renewed
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_time)]
     pub renew_grace: Duration,
     /// How long the endpoint of a lost sidecar stays
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub endpoint_grace: Duration,
     /// A root of your own, PEM
     #[arg(long, value_name = "FILE", requires_all = ["ca_signer", "ca_signer_key"])]
@@ -188,34 +188,11 @@ fn trust_domain(text: &str) -> Result<TrustDomain, String> {
 }
 
 fn leaf_lifetime(text: &str) -> Result<Duration, String> {
-    let lifetime = duration(text)?;
+    let lifetime = parse_time(text)?;
     match (Duration::from_secs(10)..=Duration::from_secs(90 * 24 * 3_600)).contains(&lifetime) {
         true => Ok(lifetime),
         false => Err("a certificate lives from 10s to 90d".to_owned()),
     }
-}
-
-/// Reads `90s`, `500ms`, `10m`, `24h` or `7d`.
-///
-/// # Errors
-/// It is no such text.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time: write 500ms, 90s, 10m, 24h or 7d");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    number
-        .checked_mul(milliseconds)
-        .map(Duration::from_millis)
-        .ok_or_else(wrong)
 }
 
 /// A filter is checked before anything starts: a misspelt one is wrong use, and would hide what it was to show.
@@ -278,30 +255,6 @@ mod tests {
             ("weft-controller start", ErrorKind::InvalidSubcommand),
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), wanted, "{line}");
-        }
-    }
-
-    #[test]
-    fn times() {
-        for (text, milliseconds) in [
-            ("500ms", 500),
-            ("90s", 90_000),
-            ("10m", 600_000),
-            ("7d", 604_800_000),
-        ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)));
-        }
-        for text in [
-            "",
-            "5",
-            "s",
-            "-5s",
-            "5 s",
-            "1.5h",
-            "99999999999999999999d",
-            "18446744073709551615d",
-        ] {
-            assert!(duration(text).is_err(), "{text}");
         }
     }
 

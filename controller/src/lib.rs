@@ -4,7 +4,7 @@
 //! - [`server`] is the port, [`auth`] tells who calls and what that role may do, [`limit`] how often, and [`api`] serves
 //!   the calls.
 //! - [`world`] is the configuration as it is now, [`plan`] what of it a proxy needs, [`push`] tells each, [`fleet`] keeps
-//!   what proxies register, [`discover`] where names outside the mesh lead.
+//!   what proxies register.
 //! - [`ca`] signs, [`trust`] and [`ledger`] rotate the root, [`attest`] lets newcomers in.
 //! - [`app`] wires all that, from the [`command`] line of `weft-controller`; [`cli`] is `weft`.
 
@@ -22,7 +22,6 @@ pub mod ca;
 pub mod catalog;
 pub mod cli;
 pub mod command;
-pub mod discover;
 pub mod fleet;
 pub mod hex;
 pub mod ledger;
@@ -33,4 +32,5 @@ pub mod push;
 pub mod server;
 pub mod store;
 pub mod trust;
+pub mod unix;
 pub mod world;

@@ -364,7 +364,7 @@ impl Standing {
 impl RootId {
     /// Of a certificate.
     pub fn of(root: &CertificateDer<'_>) -> Self {
-        Self(*RootHash::of(root).as_bytes())
+        RootHash::of(root).into()
     }
 
     /// Of 32 bytes; `None` if it is not as many.
@@ -380,6 +380,12 @@ impl RootId {
     /// For TLS.
     pub fn hash(&self) -> RootHash {
         RootHash::new(self.0)
+    }
+}
+
+impl From<RootHash> for RootId {
+    fn from(hash: RootHash) -> Self {
+        Self(*hash.as_bytes())
     }
 }
 

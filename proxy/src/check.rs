@@ -24,7 +24,7 @@ use crate::{
     access_log::Sink,
     cli::Output,
     config::{Config, Controller, Files, Join, Origin, error_of_file},
-    control::token::JoinToken,
+    control::sign::join_root,
     documents::DocumentsWatcher,
     identity::{self, IdentityError, IdentityFiles, IdentityWatcher},
     run_args::RunArgs,
@@ -105,9 +105,7 @@ impl Check {
     /// What can be known before the controller is asked.
     fn check_controller(&mut self, config: &Config, controller: &Controller) {
         if let Some(join) = &controller.join
-            && let Err(why) = join
-                .read()
-                .and_then(|token| JoinToken::parse(&token).map_err(|error| error.to_string()))
+            && let Err(why) = join.read().and_then(|token| join_root(&token))
         {
             let field = match join {
                 Join::Token(_) => "join",

@@ -20,10 +20,9 @@ pub(crate) mod keeper;
 mod link;
 pub(crate) mod questions;
 mod report;
-mod sign;
+pub(crate) mod sign;
 #[cfg(test)]
 mod tests;
-pub(crate) mod token;
 mod updates;
 
 use std::{

@@ -25,8 +25,9 @@ use crate::{
     catalog::{self, Catalog},
     push::Hub,
     store::{SharedStore, Transaction},
+    unix,
 };
-use convert::{document_key, seconds};
+use convert::document_key;
 pub use export::Export;
 
 /// The most entries of the audit that are listed at once.
@@ -328,14 +329,13 @@ impl Admin for AdminService {
         Ok(Response::new(mesh::InfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: self.authority.bundle().borrow().trust_domain.to_string(),
-            now_ms: audit::now_ms(),
-            started_at: seconds(self.started),
+            now_ms: unix::now_ms(),
+            started_at: unix::seconds(self.started),
             revision: self.store.revision().0,
             caller: caller.name().to_owned(),
             role: caller.role().to_owned(),
             proxies: u32::try_from(fleet.proxies.len()).unwrap_or(u32::MAX),
-            warnings: Vec::new(),
-            certificate_not_after: not_after.map_or(0, seconds),
+            certificate_not_after: not_after.map_or(0, unix::seconds),
         }))
     }
 }

@@ -181,7 +181,7 @@ async fn what_is_not_quite_the_token_is_refused_and_says_nothing_of_the_real_one
     let mixed = [&bytes(&token)[..16], &bytes(&other)[16..]].concat();
     let mixed = format!("weft1.{}", URL_SAFE_NO_PAD.encode(mixed));
     assert!(matches!(mesh.join(&mixed, "x").await, Err(JoinError::Secret(_))));
-    let unknown = TokenText::generate(mesh.authority.signing_root().0).expose();
+    let unknown = JoinToken::generate(mesh.authority.signing_root().0.hash()).expose();
     let unknown = mesh.join(&unknown, "x").await.unwrap_err();
     assert!(matches!(unknown, JoinError::Unknown(_)));
     let secret = mesh.join(&mixed, "x").await.unwrap_err();
@@ -205,8 +205,8 @@ async fn what_is_not_quite_the_token_is_refused_and_says_nothing_of_the_real_one
         changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(changed).unwrap();
         // The hash of the root is for the joiner: the controller looks at its own.
-        let is_of_root = TokenText::parse(&changed).is_some_and(|text| {
-            let real = TokenText::parse(&other).unwrap();
+        let is_of_root = JoinToken::parse(&changed).is_some_and(|text| {
+            let real = JoinToken::parse(&other).unwrap();
             text.id() == real.id() && text.hash() == real.hash()
         });
         assert!(is_of_root || mesh.join(&changed, "x").await.is_err(), "{at}");
@@ -297,7 +297,7 @@ async fn tokens_are_for_workloads_and_operators_and_for_an_hour_at_most() {
 async fn no_secret_of_a_token_is_stored_or_shown() {
     let mesh = Mesh::new().await;
     let token = mesh.token().await.token;
-    let text = TokenText::parse(&token).unwrap();
+    let text = JoinToken::parse(&token).unwrap();
     let secret = &token[28..70];
     let mut shown = format!("{text:?}");
     for entry in mesh.entries("").await {
@@ -342,7 +342,7 @@ async fn a_rotation_waits_for_the_tokens_of_the_old_root() {
     until("signing").await;
     // One that is made now leads to the new root, and holds nothing up.
     let new = mesh.token().await;
-    let root = |token: &str| TokenText::parse(token).unwrap().root();
+    let root = |token: &str| JoinToken::parse(token).unwrap().root();
     assert_ne!(root(&old.token), root(&new.token));
     let status = mesh.authority.status().await.unwrap();
     assert_eq!(status.waiting.len(), 1);

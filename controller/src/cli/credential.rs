@@ -13,12 +13,10 @@ use weft_proto::{
 use weft_tls::{
     Credentials, Svid,
     join::{self, RootHash},
+    token::JoinToken,
 };
 
-use crate::{
-    attest::TokenText,
-    auth::{CONTROLLER_ACCOUNT, SYSTEM_NAMESPACE},
-};
+use crate::auth::{CONTROLLER_ACCOUNT, SYSTEM_NAMESPACE};
 
 use super::{
     connect::{self, Target},
@@ -36,10 +34,10 @@ pub(crate) struct Stored {
 
 /// The root that a token names, which is all that its bearer knows of the mesh.
 fn root_of(token: &str) -> Result<RootHash, Failure> {
-    let token = TokenText::parse(token).ok_or_else(|| {
+    let token = JoinToken::parse(token).ok_or_else(|| {
         Failure::Use("this is not a whole token: it is one word that begins with weft1.".to_owned())
     })?;
-    Ok(token.root().hash())
+    Ok(token.root())
 }
 
 /// Trades a token for a first credential. The key is made here and never sent.

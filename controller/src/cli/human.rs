@@ -65,19 +65,28 @@ pub(crate) fn moment(seconds: u64) -> SystemTime {
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// A moment as seconds since 1970.
-pub(crate) fn seconds(moment: SystemTime) -> u64 {
-    moment
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
+pub(crate) use crate::unix::seconds;
 
 /// Reads `90s`, `10m`, `24h`, `365d`, and sums of them such as `1h30m`.
 ///
 /// # Errors
 /// It is none, or 0.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "is not a duration, such as 90s, 10m, 24h, 1h30m or 365d".to_owned();
+    match parse_time(text)? {
+        Duration::ZERO => Err(NO_DURATION.to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// The same, and `0s`.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || NO_DURATION.to_owned();
+    if text.is_empty() {
+        return Err(wrong());
+    }
     let mut total = Duration::ZERO;
     let mut rest = text;
     while !rest.is_empty() {
@@ -100,8 +109,10 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
         rest = after;
     }
-    if total.is_zero() { Err(wrong()) } else { Ok(total) }
+    Ok(total)
 }
+
+const NO_DURATION: &str = "is not a duration, such as 90s, 10m, 24h, 1h30m or 365d";
 
 /// Nobody reads fractions of a second beside larger units.
 fn whole(duration: Duration) -> Duration {

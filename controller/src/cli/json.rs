@@ -46,10 +46,7 @@ pub(crate) fn text(text: &str) -> Value {
     }
 }
 
-/// Bytes as hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+pub(crate) use crate::hex::encode as hex;
 
 /// Whether a workload may be chosen as an endpoint; empty of what is no workload.
 pub(crate) fn readiness(readiness: v1::Readiness) -> &'static str {

@@ -94,7 +94,7 @@ pub(super) fn write(
         lines.write(&Line::new(key, record))?;
         entries += 1;
     }
-    let sha256 = hex(lines.digest.clone().finish().as_ref());
+    let sha256 = crate::hex::encode(lines.digest.clone().finish().as_ref());
     lines.write(&End { entries, sha256 })?;
     lines.out.flush()?;
     Ok(Exported { entries, revision })
@@ -176,7 +176,9 @@ impl<'a> Reading<'a> {
 
     fn end(&mut self, line: &[u8]) -> Result<(), StoreError> {
         let end: End = serde_json::from_slice(line).map_err(|error| self.wrong(&error.to_string()))?;
-        if end.entries != self.entries || end.sha256 != hex(self.digest.clone().finish().as_ref()) {
+        if end.entries != self.entries
+            || end.sha256 != crate::hex::encode(self.digest.clone().finish().as_ref())
+        {
             return Err(StoreError::Damaged(
                 "the export was altered: its last line does not fit the others. Take another one".into(),
             ));
@@ -282,9 +284,4 @@ impl Lines<'_> {
 
 fn unreadable(error: &io::Error) -> StoreError {
     StoreError::Io(format!("the export cannot be read: {error}"))
-}
-
-/// In hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -97,7 +97,7 @@ impl RedbStore {
     /// Tells this store from every other: 32 hexadecimal digits. A copy of its file has the same.
     #[must_use]
     pub fn id(&self) -> String {
-        export::hex(&self.0.id)
+        crate::hex::encode(&self.0.id)
     }
 
     /// Writes all of it as lines of JSON, as of one revision, without join tokens. Reads and writes go on meanwhile.

@@ -23,8 +23,7 @@ use zeroize::Zeroizing;
 use super::{
     cache::{Cache, Issued},
     dial::{CONTROLLER_PATH, CallError, controller_id, dial},
-    sign::{Made, read_bundle, root_of, within},
-    token::JoinToken,
+    sign::{Made, join_root, read_bundle, root_of, within},
 };
 use crate::{
     config::{Controller, Workload},
@@ -266,14 +265,14 @@ impl Keeper {
             .as_ref()
             .ok_or_else(|| error("missing".to_owned()))?;
         let text = join.read().map_err(error)?;
-        let token = JoinToken::parse(&text).map_err(|no_token| error(no_token.to_string()))?;
-        let tls = join::client_config_of_path(token.root, CONTROLLER_PATH);
+        let root = join_root(&text).map_err(error)?;
+        let tls = join::client_config_of_path(root, CONTROLLER_PATH);
         let tls = tls.map_err(|tls| error(tls.to_string()))?;
-        let name = token.root.server_name().map_err(|tls| error(tls.to_string()))?;
+        let name = root.server_name().map_err(|tls| error(tls.to_string()))?;
         let dialled = dial(&address, tls, name, self.mark).await?;
         let made = Made::new().map_err(error)?;
         let request = mesh::JoinRequest {
-            token: (*token.text).clone(),
+            token: (*text).clone(),
             csr: made.csr.clone(),
             holder: Some(self.holder.clone()),
         };

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
 use tonic::{Response, Status};
 use weft_proto::{TrustDomain, mesh::v1 as mesh};
-use weft_tls::{Credentials, TrustBundle};
+use weft_tls::{Credentials, TrustBundle, join::RootHash, token::JoinToken};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::dial::CallError;
@@ -65,12 +64,23 @@ pub(super) fn read_bundle(told: &mesh::TrustBundle) -> Result<TrustBundle, Strin
     TrustBundle::from_der(&domain, roots).map_err(|error| error.to_string())
 }
 
+/// The root that a join token names, by which the controller must prove itself. What is wrong with a token is not told in
+/// detail, lest it be shown.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn join_root(token: &str) -> Result<RootHash, String> {
+    let token = JoinToken::parse(token);
+    let token = token.ok_or("is no join token: `weft token create` prints one, which begins with weft1.")?;
+    Ok(token.root())
+}
+
 /// The root of the bundle that the certificate leads to, by its hash.
 pub(super) fn root_of(credentials: &Credentials) -> Option<Bytes> {
     let bundle = credentials.bundle();
     bundle.roots().find_map(|root| {
         let alone = TrustBundle::from_der(bundle.trust_domain(), [root.clone()]).ok()?;
         Credentials::new(credentials.svid().clone(), alone).ok()?;
-        Some(Bytes::copy_from_slice(digest(&SHA256, root).as_ref()))
+        Some(Bytes::copy_from_slice(RootHash::of(root).as_bytes()))
     })
 }

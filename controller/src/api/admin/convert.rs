@@ -1,7 +1,5 @@
 //! Between the messages of operators and what the controller has.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use tonic::{Code, Response, Status};
 use weft_proto::{
     DocumentError, Source,
@@ -12,7 +10,10 @@ use weft_proto::{
     parse::Model,
 };
 
-use crate::catalog::{CatalogError, Changed, Origin, Outcome, Stored};
+use crate::{
+    catalog::{CatalogError, Changed, Origin, Outcome, Stored},
+    world::key_message,
+};
 
 /// The most bytes of documents in one request.
 const MAX_SOURCES: usize = 16 * 1024 * 1024;
@@ -25,14 +26,6 @@ pub(super) fn document_key(key: &mesh::ResourceKey) -> Result<DocumentKey, Statu
         false => &key.namespace,
     };
     DocumentKey::new(kind, namespace, &key.name).map_err(|error| invalid(&error))
-}
-
-pub(super) fn key_message(key: &DocumentKey) -> mesh::ResourceKey {
-    mesh::ResourceKey {
-        kind: key.kind().name().to_owned(),
-        namespace: key.namespace().to_owned(),
-        name: key.name().to_owned(),
-    }
 }
 
 pub(super) fn namespace(text: &str) -> Result<DnsLabel, Status> {
@@ -178,9 +171,4 @@ pub(super) fn asked(question: Option<&mesh::question::Question>) -> String {
         Some(Question::LogLevel(level)) => format!("log level {:?} for {} ms", level.filter, level.for_ms),
         Some(Question::Explain(_)) => "explain".to_owned(),
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

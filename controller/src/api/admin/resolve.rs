@@ -10,7 +10,7 @@ use weft_proto::{
 };
 
 use super::convert;
-use crate::catalog::Catalog;
+use crate::{catalog::Catalog, world::key_message};
 
 /// What `web`, `web.shop` or `web.shop:8080` means.
 pub(super) async fn resolve(catalog: &Catalog, text: &str) -> Result<mesh::ResolveResponse, Status> {
@@ -56,7 +56,7 @@ fn find(
         .collect();
     let endpoint = |workload: &&Workload| endpoint(set, workload, port);
     let response = mesh::ResolveResponse {
-        service: Some(convert::key_message(key)),
+        service: Some(key_message(key)),
         port: port.port.into(),
         protocol: port.protocol.as_str().to_owned(),
         endpoints: workloads.iter().map(endpoint).collect(),

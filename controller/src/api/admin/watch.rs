@@ -14,6 +14,7 @@ use super::convert;
 use crate::{
     catalog,
     store::{Changes, Event, Revision, Store, StoreError},
+    world::key_message,
 };
 
 /// The events of one watcher.
@@ -77,7 +78,7 @@ fn show(event: &Event, revision: Revision, kind: Option<Kind>) -> Option<mesh::W
             let stored = catalog::stored(entry)?;
             mesh::watch_event::Event::Stored(convert::stored(&key, &stored))
         }
-        Event::Deleted { .. } => mesh::watch_event::Event::Deleted(convert::key_message(&key)),
+        Event::Deleted { .. } => mesh::watch_event::Event::Deleted(key_message(&key)),
     };
     Some(mesh::WatchEvent {
         revision: revision.0,

@@ -334,7 +334,10 @@ async fn nothing_is_signed_or_promised_by_a_state_that_is_over() {
     let made = [tokens, stale].map(|tokens| (tokens, token.clone()));
     for (tokens, token) in made {
         let text = tokens.create(token, "ann").await.unwrap().token;
-        assert_eq!(crate::attest::TokenText::parse(&text).unwrap().root(), new);
+        assert_eq!(
+            RootId::from(weft_tls::token::JoinToken::parse(&text).unwrap().root()),
+            new
+        );
     }
     let issued = behind.sign(&web(), &holder("web-1"), &request()).await.unwrap();
     check_profile(&issued, &web(), place.now());

@@ -68,11 +68,6 @@ async fn controller(session: &mut Session, items: &mut Vec<Item>) -> Result<(), 
     // It read its clock somewhere between the two of ours.
     let there = SystemTime::UNIX_EPOCH + Duration::from_millis(info.now_ms);
     items.push(clock(there, before + took / 2));
-    items.extend(
-        info.warnings
-            .iter()
-            .map(|warning| Item::new(SECTION, Level::Warning, warning.clone())),
-    );
     Ok(())
 }
 

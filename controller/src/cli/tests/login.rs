@@ -22,18 +22,14 @@ use weft_proto::mesh::v1::{
     admin_server::AdminServer,
     identity_server::{Identity, IdentityServer},
 };
-use weft_tls::{Svid, TrustBundle, grpc::Admission, join::RootHash, testing::Authority};
+use weft_tls::{Svid, TrustBundle, grpc::Admission, join::RootHash, testing::Authority, token::JoinToken};
 
-use crate::{
-    attest::TokenText,
-    cli::{
-        args::Cli,
-        context::{self, write_admin},
-        finish,
-        screen::{Screen, Stream},
-        testing::{Buffer, Fake, Said},
-    },
-    trust::RootId,
+use crate::cli::{
+    args::Cli,
+    context::{self, write_admin},
+    finish,
+    screen::{Screen, Stream},
+    testing::{Buffer, Fake, Said},
 };
 
 const LIFE: Duration = Duration::from_secs(3600);
@@ -171,8 +167,7 @@ async fn run(file: &Path, line: &str) -> Said {
 
 fn token(authority: &Authority) -> String {
     let root = first_root(&authority.bundle());
-    let id = RootId::from_slice(RootHash::of(&root).as_bytes()).unwrap();
-    TokenText::generate(id).expose().to_string()
+    JoinToken::generate(RootHash::of(&root)).expose().to_string()
 }
 
 #[tokio::test]
