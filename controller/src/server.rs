@@ -168,10 +168,14 @@ impl Port {
             }
         }
         let (tls, live, connections) = (self.tls.clone(), self.live.clone(), self.connections.clone());
+        let bundle = self.proving.bundle.clone();
         tokio::spawn(async move {
             let connection = prove(stream, address, tls, &live, permit).await;
             drop(handshake);
-            if let Some(connection) = connection {
+            // What was proved under roots that changed meanwhile may have been missed when all were looked at: whoever
+            // it is comes again.
+            let is_proved = !bundle.has_changed().unwrap_or(true);
+            if let Some(connection) = connection.filter(|_| is_proved) {
                 let _ = connections.send(Ok(connection)).await;
             }
         });
@@ -267,7 +271,9 @@ impl Live {
                 let Some(all) = all.upgrade() else { return };
                 let now = SystemTime::now();
                 let admission = Admission::new(bundle.borrow_and_update().clone(), grace);
-                Self(all).end(now, |proof| !has_changed || proof.holds(&admission, now));
+                let holds = move |proof: &Proof| !has_changed || proof.holds(&admission, now);
+                // Thousands of chains are verified when the roots change: not on a thread that others wait for.
+                let _ = tokio::task::spawn_blocking(move || Self(all).end(now, holds)).await;
             }
         });
         live
@@ -280,7 +286,9 @@ impl Live {
     }
 
     fn end(&self, now: SystemTime, holds: impl Fn(&Proof) -> bool) {
-        self.lock().retain(|(proof, end)| {
+        // Taken out, so that new ones do not wait for the lock meanwhile.
+        let mut all = std::mem::take(&mut *self.lock());
+        all.retain(|(proof, end)| {
             // A certificate is valid to the end of its last second.
             let has_ended = |not_after: SystemTime| not_after + Duration::from_secs(1) <= now;
             let is_over = proof.not_after.is_some_and(has_ended) || !holds(proof);
@@ -293,6 +301,7 @@ impl Live {
             // Dropping the sender ends it.
             !is_over && !end.is_closed()
         });
+        self.lock().append(&mut all);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Ending>> {

@@ -10,14 +10,12 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Scheme};
-use rand::Rng;
 use weft_transport::{
-    Error, ErrorKind, PeerKey, Processed, RequestStream,
+    Error, ErrorKind, PeerKey, RequestStream,
     h3::{Code, RequestHead, ResponseHead, fields},
 };
 
 use crate::{
-    balance,
     body::{MeshBody, ResponseBody},
     local::{
         HttpVersion,
@@ -30,7 +28,8 @@ use crate::{
     },
     plain, resolve,
     respond::{self, Failure, is_grpc},
-    snapshot::{Endpoint, NoRoute, Reach, Route},
+    retry::{Tried, may_retry},
+    snapshot::{Backend, NoRoute, Reach, Route},
     telemetry::Record,
     tunnel,
     upload::{Upload, UploadError},
@@ -39,8 +38,6 @@ use crate::{
 
 /// A request that has passed this many sidecars goes round in circles.
 const MAX_HOPS: u16 = 16;
-/// Endpoints that one request is tried at, however many there are.
-const MAX_TRIES: usize = 4;
 /// How long a request waits for a stream to a peer: a dial, or room under the peer's stream limit.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -176,7 +173,7 @@ pub(crate) fn count_hop(head: &mut Parts) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends the request to the backend, at another endpoint as long as that is safe, and returns its answer.
+/// Sends the request where it leads, and returns its answer.
 async fn exchange(
     worker: &Rc<Worker>,
     version: HttpVersion,
@@ -184,14 +181,14 @@ async fn exchange(
     target: Target,
     head: Parts,
     body: RequestBody,
-    mut record: Record,
+    record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let mut head = mesh_head(version, &route, target, head);
-    let mut upload = Upload::new(body);
-    let backend = match route {
-        Route::Backend(backend) => backend,
+    let head = mesh_head(version, &route, target, head);
+    let upload = Upload::new(body);
+    match route {
+        Route::Backend(backend) => at_endpoints(worker, version, &backend, head, upload, record).await,
         Route::External(address) => {
-            return Box::pin(plain::call(
+            Box::pin(plain::call(
                 &worker.outside,
                 address,
                 version,
@@ -199,9 +196,20 @@ async fn exchange(
                 upload,
                 record,
             ))
-            .await;
+            .await
         }
-    };
+    }
+}
+
+/// Sends the request to an endpoint of the backend, and to another one as long as that is safe.
+async fn at_endpoints(
+    worker: &Rc<Worker>,
+    version: HttpVersion,
+    backend: &Backend,
+    mut head: RequestHead,
+    mut upload: Upload,
+    mut record: Record,
+) -> Result<Response<ResponseBody>, Refused> {
     let mut expects = upload.body_mut().take_continue();
     let mut tried = Tried::default();
     loop {
@@ -233,8 +241,7 @@ async fn exchange(
         };
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        let may_repeat = is_idempotent(&head.method) && upload.can_restart();
-        let elsewhere = may_repeat && tried.count() + 1 < backend.endpoints.len().min(MAX_TRIES);
+        let elsewhere = upload.can_restart() && tried.leaves_another(&head.method, backend.endpoints.len());
         let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, elsewhere).await {
             Ok((stream, answer)) => match refusal(&answer) {
                 None => {
@@ -253,76 +260,6 @@ async fn exchange(
         record.on_retry(failure);
         upload.restart();
     }
-}
-
-/// Where one request was sent before.
-#[derive(Debug, Default)]
-pub(crate) struct Tried {
-    /// Endpoints that are not tried again.
-    failed: Vec<Arc<str>>,
-    /// Endpoints whose connection went away before it took the request, as at every renewal of a certificate: others
-    /// come first, but these may well have another connection for it.
-    went_away: Vec<Arc<str>>,
-    count: usize,
-}
-
-impl Tried {
-    /// How often it was tried.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Picks where to try next.
-    pub(crate) fn pick<'a>(
-        &mut self,
-        endpoints: &'a [Arc<Endpoint>],
-        rng: &mut impl Rng,
-    ) -> Option<&'a Arc<Endpoint>> {
-        if self.went_away.is_empty() {
-            return balance::pick(endpoints, &self.failed, rng);
-        }
-        let all = [self.failed.as_slice(), &self.went_away].concat();
-        balance::pick(endpoints, &all, rng).or_else(|| {
-            self.went_away.clear();
-            balance::pick(endpoints, &self.failed, rng)
-        })
-    }
-
-    /// It failed there.
-    pub(crate) fn add(&mut self, endpoint: &Endpoint, failure: &Failure) {
-        let went_away =
-            matches!(failure, Failure::Transport(error) if matches!(error.kind(), ErrorKind::GoAway));
-        let list = match went_away {
-            true => &mut self.went_away,
-            false => &mut self.failed,
-        };
-        list.push(endpoint.uid.clone());
-        self.count += 1;
-    }
-}
-
-/// What is proved unprocessed goes to another endpoint whatever the method. Where the peer may have acted on the request
-/// before it was lost, only what may be done twice is sent twice.
-pub(crate) fn may_retry(failure: &Failure, method: &Method, tries: usize) -> bool {
-    let is_safe = match failure {
-        Failure::Transport(error) => match error.kind() {
-            ErrorKind::Lost(_) | ErrorKind::Reset(_) | ErrorKind::Unresponsive => {
-                error.processed() == Processed::No || is_idempotent(method)
-            }
-            _ => error.processed() == Processed::No,
-        },
-        Failure::Unprocessed(_) => true,
-        _ => false,
-    };
-    is_safe && tries < MAX_TRIES
-}
-
-/// Whether it means the same once or several times (RFC 9110 section 9.2.2).
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
 }
 
 /// The peer's sidecar says that its application saw nothing: its reason.
@@ -436,44 +373,5 @@ pub(crate) fn mesh_head(version: HttpVersion, route: &Route, target: Target, hea
         path: target.path,
         protocol: None,
         headers,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::{SeedableRng, rngs::StdRng};
-    use weft_transport::DialFailure;
-
-    use super::*;
-    use crate::snapshot::Load;
-
-    fn endpoints(names: &[&str]) -> Vec<Arc<Endpoint>> {
-        let make = |name: &&str| {
-            Arc::new(Endpoint {
-                uid: (*name).into(),
-                port: 80,
-                reach: Reach::Plain(([127, 0, 0, 1], 80).into()),
-                load: Arc::<Load>::default(),
-            })
-        };
-        names.iter().map(make).collect()
-    }
-
-    #[test]
-    fn an_endpoint_whose_connection_went_away_comes_after_the_others_and_is_not_given_up() {
-        let endpoints = endpoints(&["a", "b"]);
-        let failure = |kind: ErrorKind| Failure::Transport(kind.into());
-        let mut rng = StdRng::seed_from_u64(1);
-        let mut tried = Tried::default();
-        let first = tried.pick(&endpoints, &mut rng).unwrap().clone();
-        tried.add(&first, &failure(ErrorKind::GoAway));
-        let second = tried.pick(&endpoints, &mut rng).unwrap().clone();
-        assert_ne!(first.uid, second.uid, "the other one comes first");
-        tried.add(&second, &failure(ErrorKind::Dial(DialFailure::Timeout)));
-        let third = tried.pick(&endpoints, &mut rng).unwrap().clone();
-        assert_eq!(first.uid, third.uid, "another connection of the first may do");
-        tried.add(&third, &failure(ErrorKind::Dial(DialFailure::ConnectionRefused)));
-        assert!(tried.pick(&endpoints, &mut rng).is_none());
-        assert_eq!(tried.count(), 3);
     }
 }

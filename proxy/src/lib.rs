@@ -34,6 +34,7 @@ mod plain;
 mod publish;
 mod resolve;
 mod respond;
+mod retry;
 mod rotation;
 mod run_args;
 mod snapshot;

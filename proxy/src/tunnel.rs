@@ -11,7 +11,7 @@ use weft_transport::{
 
 use crate::{
     body::{MeshBody, ResponseBody},
-    forward::{Refused, Tried, may_retry, mesh_head, open_stream, refusal},
+    forward::{Refused, mesh_head, open_stream, refusal},
     local::{
         HttpVersion,
         io::LocalStream,
@@ -20,6 +20,7 @@ use crate::{
         websocket::{self, WebSocketKey},
     },
     respond::Failure,
+    retry::{Tried, may_retry},
     snapshot::{Backend, Endpoint, InFlight, Reach, Route},
     telemetry::{self, Record},
     worker::Worker,
