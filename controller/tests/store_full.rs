@@ -21,11 +21,16 @@ const LIMIT: u64 = 2048;
 
 #[test]
 fn without_room_writes_are_refused_and_reads_go_on() -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    // The process with the limit is this test once more.
+    if let Some(place) = std::env::var_os(PLACE) {
+        return runtime.block_on(fill(Path::new(&place)));
+    }
     let directory = tempfile::tempdir()?;
     let place = directory.path().join("store");
     // An ignored signal stays ignored in what is started: the write fails instead of ending the process.
     let script = format!(
-        "trap '' XFSZ; ulimit -S -f {LIMIT}; exec \"$0\" --exact the_process_with_a_limit --nocapture"
+        "trap '' XFSZ; ulimit -S -f {LIMIT}; exec \"$0\" --exact without_room_writes_are_refused_and_reads_go_on --nocapture"
     );
     let status = Command::new("sh")
         .args(["-c", &script])
@@ -34,20 +39,9 @@ fn without_room_writes_are_refused_and_reads_go_on() -> Outcome {
         .status()?;
     assert!(status.success(), "{status}");
     let store = RedbStore::open(&place, &Options::default())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let found = runtime.block_on(store.list("after/"))?;
     assert_eq!(found.entries.len(), 10);
     Ok(())
-}
-
-/// Without a place it is only part of the tests' program.
-#[test]
-fn the_process_with_a_limit() -> Outcome {
-    let Some(place) = std::env::var_os(PLACE) else {
-        return Ok(());
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    runtime.block_on(fill(Path::new(&place)))
 }
 
 async fn fill(place: &Path) -> Outcome {
