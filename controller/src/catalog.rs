@@ -9,11 +9,14 @@
 //! | `fleet/NAMESPACE/NAME` | a registered workload: [`Record`] |
 
 mod batch;
+mod change;
 pub mod record;
+mod stored;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc};
 use weft_proto::{
@@ -21,20 +24,20 @@ use weft_proto::{
     document::split,
     kinds::{DocumentKey, Kind},
     mesh_set::{self, MeshSet, Unserved},
-    model::Readiness,
-    names::DnsLabel,
-    parse::{Model, Parsed, parse_document},
+    parse::{Model, parse_document},
 };
 
 use crate::{
     audit,
     fleet::{Registered, WriteError},
     push::Registrar,
-    store::{CommitError, Condition, Entry, Operation, Revision, SharedStore, StoreError, Transaction},
-    world::{Change, Meaning, Versioned},
+    store::{CommitError, Condition, Operation, Revision, SharedStore, StoreError, Transaction},
+    world::Change,
 };
 use batch::{Batch, Item};
+pub use change::{CatalogError, Changed, Outcome, Request};
 use record::Record;
+pub use stored::{Origin, Stored, key_of, stored};
 
 /// The name of the MeshConfig that a new mesh begins with.
 const FIRST_CONFIG: &str = "mesh";
@@ -62,100 +65,6 @@ struct State {
     revision: Revision,
 }
 
-/// A document as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Compact JSON.
-    pub json: Bytes,
-    /// Counts its changes, from 1.
-    pub generation: u64,
-    /// When it was last changed.
-    pub revision: Revision,
-    /// Who gave it.
-    pub origin: Origin,
-}
-
-/// Who gave a document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// An operator.
-    Document,
-    /// The workload's proxy.
-    Proxy {
-        /// Whether it takes requests.
-        readiness: Readiness,
-    },
-}
-
-/// Why nothing was changed.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CatalogError {
-    /// The documents are wrong, alone or together with what there is.
-    #[error("{}", .0.first().map(ToString::to_string).unwrap_or_default())]
-    Invalid(Vec<DocumentError>),
-    /// A document is not in the generation that was expected.
-    #[error(
-        "{0} was changed by someone else: it is of generation {1}, not {2}; get it again, and apply your change to that"
-    )]
-    Conflict(DocumentKey, u64, u64),
-    /// There is no such document.
-    #[error("there is no {0}")]
-    Missing(DocumentKey),
-    /// It is not a document, but what a proxy registered.
-    #[error("{0} was registered by its proxy: stop the proxy, or evict it (weft proxy evict)")]
-    Registered(DocumentKey),
-    /// The store refused.
-    #[error("the change could not be stored, and was not made: {0}")]
-    Store(#[from] StoreError),
-}
-
-/// What was done, or would be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// In the order of the request.
-    pub changes: Vec<Changed>,
-    /// Of the store after it.
-    pub revision: u64,
-    /// What works, but hardly as it was meant.
-    pub warnings: Vec<DocumentError>,
-}
-
-/// What became of one document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
-    /// Which.
-    pub key: DocumentKey,
-    /// As it was; `None`: it was not there.
-    pub before: Option<Stored>,
-    /// As it is; `None`: it is gone.
-    pub after: Option<Stored>,
-}
-
-/// Who changes something, and on what condition.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// For the audit.
-    pub who: String,
-    /// Only if these documents are in these generations; 0: not there.
-    pub expected: Vec<(DocumentKey, u64)>,
-    /// Check everything, change nothing.
-    pub dry_run: bool,
-    /// Of documents that name none.
-    pub namespace: DnsLabel,
-}
-
-impl Request {
-    /// A change by `who`, on no condition.
-    pub fn by(who: impl Into<String>) -> Self {
-        Self {
-            who: who.into(),
-            expected: Vec::new(),
-            dry_run: false,
-            namespace: DnsLabel::default_namespace(),
-        }
-    }
-}
-
 impl Catalog {
     /// Reads what is stored, and begins with a MeshConfig if there is nothing. The first thing published is all of it.
     ///
@@ -174,7 +83,7 @@ impl Catalog {
         let mut parsed = Vec::new();
         let mut errors = Vec::new();
         for entry in &listing.entries {
-            match read(entry) {
+            match stored::read(entry) {
                 Some(Ok((stored, document))) => {
                     state.documents.insert(document.key.clone(), stored);
                     parsed.push(mesh_set::Change::Put(Arc::new(document)));
@@ -295,18 +204,9 @@ impl Catalog {
             .set
             .apply(batch.for_set(), Unserved::Report)
             .map_err(CatalogError::Invalid)?;
-        let undo = |state: &mut State| {
-            // What there was is consistent: it was before.
-            if let Err(errors) = state.set.apply(batch.undo(), Unserved::Report) {
-                tracing::error!(
-                    ?errors,
-                    "a change could not be taken back: restart this controller"
-                );
-            }
-        };
         if request.dry_run || batch.is_empty() {
             let changes = batch.outcome(Revision(state.revision.0 + 1));
-            undo(&mut state);
+            state.undo(&batch);
             return Ok(Outcome {
                 changes,
                 revision: state.revision.0,
@@ -316,7 +216,7 @@ impl Catalog {
         let revision = match self.store.commit(batch.transaction(&request.who, what)).await {
             Ok(revision) => revision,
             Err(error) => {
-                undo(&mut state);
+                state.undo(&batch);
                 return Err(match error {
                     CommitError::Store(error) => error.into(),
                     CommitError::Conflict(condition) => StoreError::Io(format!(
@@ -419,12 +319,7 @@ impl Catalog {
                 Ok(())
             }
             Err(error) => {
-                if let Err(errors) = state.set.apply(batch.undo(), Unserved::Report) {
-                    tracing::error!(
-                        ?errors,
-                        "a registration could not be taken back: restart this controller"
-                    );
-                }
+                state.undo(&batch);
                 Err(WriteError::Unavailable(error.to_string()))
             }
         }
@@ -473,28 +368,15 @@ impl Catalog {
     }
 }
 
-impl Stored {
-    fn versioned(&self, model: &Model) -> Versioned {
-        Versioned {
-            // Not the generation, which begins anew when a document is made anew.
-            version: self.revision.0,
-            json: self.json.clone(),
-            requires: Vec::new(),
-            readiness: self.readiness(),
-            meaning: match model {
-                Model::MeshConfig(_) => Meaning::MeshConfig,
-                Model::Service(service) => service.into(),
-                Model::Workload(workload) => workload.into(),
-                Model::ExternalService(external) => external.into(),
-            },
-        }
-    }
-
-    /// Whether it takes requests; what has no proxy to say so is taken for ready.
-    pub fn readiness(&self) -> Readiness {
-        match self.origin {
-            Origin::Document => Readiness::Ready,
-            Origin::Proxy { readiness } => readiness,
+impl State {
+    /// Takes back what the set was told and the store did not take.
+    fn undo(&mut self, batch: &Batch) {
+        // What there was is consistent: it was before.
+        if let Err(errors) = self.set.apply(batch.undo(), Unserved::Report) {
+            tracing::error!(
+                ?errors,
+                "a change could not be taken back: restart this controller"
+            );
         }
     }
 }
@@ -519,37 +401,6 @@ fn registration(key: &DocumentKey, registered: &Registered) -> Result<Item, Writ
             readiness: registered.readiness,
         },
     })
-}
-
-/// A stored document, if the entry is one.
-pub fn stored(entry: &Entry) -> Option<Stored> {
-    let (json, origin) = if entry.key.starts_with(batch::PREFIX) {
-        (entry.value.clone(), Origin::Document)
-    } else if entry.key.starts_with(record::PREFIX) {
-        let record = Record::read(&entry.value)?;
-        let readiness = record.readiness()?;
-        (Bytes::from(record.document), Origin::Proxy { readiness })
-    } else {
-        return None;
-    };
-    Some(Stored {
-        json,
-        generation: entry.generation,
-        revision: entry.modified,
-        origin,
-    })
-}
-
-/// Which document is at a path of the store, if one is.
-pub fn key_of(path: &str) -> Option<DocumentKey> {
-    batch::key_of(path).or_else(|| record::key_of(path))
-}
-
-fn read(entry: &Entry) -> Option<Result<(Stored, Parsed), Vec<DocumentError>>> {
-    let stored = stored(entry)?;
-    let text = String::from_utf8_lossy(&stored.json).into_owned();
-    let source = Source::new(format!("the store, {}", entry.key), text);
-    Some(parse_document(&source).map(|parsed| (stored, parsed)))
 }
 
 impl Registrar for Arc<Catalog> {
