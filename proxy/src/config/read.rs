@@ -1,7 +1,9 @@
 //! Reading the file, field by field, and what concerns several of its fields.
 
+mod origin;
+mod ports;
+
 use std::{
-    collections::HashSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,10 +16,10 @@ use weft_proto::{
     reader::{Fields, Value},
 };
 
-use super::{
-    Application, Bind, Capture, Config, Controller, Files, IdentityPaths, Join, Listen, Origin, Plaintext,
-    Workload, default_state,
-};
+use origin::origin;
+use ports::{Owner, Ports};
+
+use super::{Application, Bind, Capture, Config, Listen, Origin, Plaintext, Workload, default_state};
 use crate::{
     access_log::Sink,
     health::{self, HealthCheck, Probe},
@@ -81,78 +83,6 @@ pub(super) fn config(root: &Value<'_>, directory: &Path) -> Option<Config> {
     })
 }
 
-/// Files, or a controller. A proxy has one of them: with both, nobody could say what is in force.
-fn origin(fields: &mut Fields<'_>, directory: &Path) -> Option<Origin> {
-    let controller = fields.optional("controller", |value| controller(value, directory));
-    if !fields.has("controller") {
-        let identity = fields.required("identity", |value| identity(value, directory));
-        let documents = fields.required("documents", |value| documents(value, directory));
-        return Some(Origin::Files(Files {
-            identity: identity?,
-            documents: documents?,
-        }));
-    }
-    fields.optional("documents", |value| {
-        value.error("the documents come from the controller: leave either it or these out");
-        Some(())
-    });
-    let cache = fields.optional("identity", |value| {
-        value.mapping(|fields| {
-            for name in ["certificate", "key", "trustBundle"] {
-                fields.optional(name, |value| {
-                    value.error("certificates come from the controller: leave either it or this out");
-                    Some(())
-                });
-            }
-            fields.optional("cache", Value::boolean)
-        })
-    });
-    let mut controller = controller?;
-    controller.cache = cache.unwrap_or(true);
-    Some(Origin::Controller(controller))
-}
-
-fn controller(value: &Value<'_>, directory: &Path) -> Option<Controller> {
-    value.mapping(|fields| {
-        let addresses = fields.required("address", |value| {
-            let addresses = value.one_or_list(|value| value.parse(controller_address))?;
-            if addresses.is_empty() {
-                value.error("an address is needed, such as controller.example:15010");
-            }
-            Some(addresses)
-        });
-        let join = fields.optional("join", |value| {
-            value.mapping(|fields| fields.required("tokenFile", |value| path(value, directory)))
-        });
-        let address = fields.optional("workloadAddress", host_address);
-        Some(Controller {
-            addresses: addresses?,
-            join: join.map(Join::File),
-            cache: true,
-            address,
-        })
-    })
-}
-
-/// `HOST:PORT`, where the host is a name or an address.
-fn controller_address(text: &str) -> Result<String, String> {
-    let is_not_one =
-        || "is not an address and port, such as controller.example:15010 or [::1]:15010".to_owned();
-    let (host, port) = text.rsplit_once(':').ok_or_else(is_not_one)?;
-    let is_port = port.parse::<u16>().is_ok_and(|port| port != 0);
-    let is_bracketed = host.starts_with('[') && text.parse::<SocketAddr>().is_ok();
-    let is_name = !host.is_empty()
-        && host.len() <= 253
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    if is_port && (is_bracketed || is_name) {
-        Ok(text.to_owned())
-    } else {
-        Err(is_not_one())
-    }
-}
-
 fn health(value: &Value<'_>, declared: &[WorkloadPort]) -> Option<HealthCheck> {
     value.mapping(|fields| {
         let probe = fields.required("probe", |value| {
@@ -193,19 +123,6 @@ fn workload(value: &Value<'_>) -> Option<Workload> {
             namespace: namespace.unwrap_or_else(DnsLabel::default_namespace),
             service_account: service_account.unwrap_or_else(DnsName::default_service_account),
             labels: labels.unwrap_or_default(),
-        })
-    })
-}
-
-fn identity(value: &Value<'_>, directory: &Path) -> Option<IdentityPaths> {
-    value.mapping(|fields| {
-        let certificate = fields.required("certificate", |value| path(value, directory));
-        let key = fields.required("key", |value| path(value, directory));
-        let trust_bundle = fields.required("trustBundle", |value| path(value, directory));
-        Some(IdentityPaths {
-            certificate: certificate?,
-            key: key?,
-            trust_bundle: trust_bundle?,
         })
     })
 }
@@ -394,21 +311,6 @@ fn service(text: &str, namespace: &DnsLabel) -> Result<(String, u16), String> {
     Ok((format!("{name}.{namespace}"), port))
 }
 
-fn documents(value: &Value<'_>, directory: &Path) -> Option<Vec<PathBuf>> {
-    let mut seen = HashSet::new();
-    let documents = value.list(|value| {
-        let path = path(value, directory)?;
-        if !seen.insert(path.clone()) {
-            value.error(format_args!("{} is in the list already", path.display()));
-        }
-        Some(path)
-    })?;
-    if documents.is_empty() {
-        value.error("a file is needed: a mesh has at least its MeshConfig");
-    }
-    Some(documents)
-}
-
 /// Bare `off` is a boolean to YAML, and `"off"` is surely not meant as the name of a file.
 fn access_log(value: &Value<'_>, directory: &Path) -> Option<Sink> {
     match value.string()? {
@@ -478,108 +380,4 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         }
     }
     Err(is_not_one())
-}
-
-/// Every port of this host that the file gives to somebody.
-#[derive(Default)]
-struct Ports<'a>(Vec<Port<'a>>);
-
-struct Port<'a> {
-    address: SocketAddr,
-    owner: Owner,
-    /// Where it stands in the file, unless it is a default.
-    place: Option<Value<'a>>,
-    /// What it is called in an error of another.
-    name: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    /// A TCP listener of this proxy.
-    Listener,
-    /// The listener for peers: UDP, and for where that is blocked TCP as well.
-    Mesh,
-    /// The application, on TCP.
-    Tcp,
-    /// The application, on UDP.
-    Udp,
-}
-
-impl Owner {
-    /// Of a field of `listen`.
-    fn of_listener(name: &str) -> Self {
-        if name == "mesh" {
-            Self::Mesh
-        } else {
-            Self::Listener
-        }
-    }
-}
-
-impl<'a> Ports<'a> {
-    fn add(&mut self, address: SocketAddr, owner: Owner, place: Value<'a>) {
-        let name = place.path().to_owned();
-        self.0.push(Port {
-            address,
-            owner,
-            place: Some(place),
-            name,
-        });
-    }
-
-    fn add_defaults(&mut self, listen: &Listen) {
-        for (name, addresses) in listen.named() {
-            self.add_default(name, addresses);
-        }
-    }
-
-    fn add_default(&mut self, name: &str, addresses: &[SocketAddr]) {
-        let owner = Owner::of_listener(name);
-        self.0.extend(addresses.iter().map(|address| Port {
-            address: *address,
-            owner,
-            place: None,
-            name: format!("listen.{name} ({address} by default)"),
-        }));
-    }
-
-    /// Reports each port that is given away already, at whichever of the two the file says.
-    fn report_overlaps(&self) {
-        for (index, port) in self.0.iter().enumerate() {
-            let earlier = self.0.iter().take(index);
-            let Some(taken) = earlier.into_iter().find(|earlier| overlap(earlier, port)) else {
-                continue;
-            };
-            let (place, other) = match (&port.place, &taken.place) {
-                (Some(place), _) => (place, taken),
-                (None, Some(place)) => (place, port),
-                (None, None) => continue,
-            };
-            let address = if std::ptr::eq(other, taken) {
-                port.address
-            } else {
-                taken.address
-            };
-            place.error(format_args!("{address} overlaps with {}", other.name));
-        }
-    }
-}
-
-/// Whether two cannot both have their port. An IPv6 listener on the unspecified address takes IPv4 as well.
-fn overlap(left: &Port<'_>, right: &Port<'_>) -> bool {
-    use Owner::{Listener, Mesh, Tcp, Udp};
-    let share_transport = match (left.owner, right.owner) {
-        // The application's own ports were compared with each other when they were read.
-        (Tcp | Udp, Tcp | Udp) => false,
-        (Listener, Udp) | (Udp, Listener) => false,
-        (Mesh | Listener, _) | (_, Mesh | Listener) => true,
-    };
-    let covers = |wide: SocketAddr, other: SocketAddr| {
-        wide.ip().is_unspecified() && (wide.is_ipv6() || other.is_ipv4())
-    };
-    let (left, right) = (left.address, right.address);
-    share_transport
-        && left.port() == right.port()
-        && left.port() != 0
-        && (left.ip() == right.ip() || covers(left, right) || covers(right, left))
 }
