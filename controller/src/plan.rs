@@ -289,6 +289,9 @@ impl Wants {
                         .any(|service| self.wanted.contains_key(service))
             }
             Kind::Service | Kind::ExternalService => self.wanted.contains_key(key),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {
+                self.wanted.contains_key(key)
+            }
         };
         is_needed.then_some(version)
     }

@@ -21,6 +21,10 @@ use std::str::FromStr;
 
 /// The group and version of the project's own documents.
 const WEFT: &str = "weft.dev/v1alpha1";
+/// The group and version of Gateway API.
+const GATEWAY: &str = "gateway.networking.k8s.io/v1";
+/// The version in which its grants are.
+const GATEWAY_BETA: &str = "gateway.networking.k8s.io/v1beta1";
 
 /// A kind of document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +37,14 @@ pub enum Kind {
     MeshConfig,
     /// `weft.dev/v1alpha1 ExternalService`.
     ExternalService,
+    /// `gateway.networking.k8s.io/v1 HTTPRoute`.
+    HttpRoute,
+    /// `gateway.networking.k8s.io/v1 GRPCRoute`.
+    GrpcRoute,
+    /// `gateway.networking.k8s.io/v1beta1 ReferenceGrant`.
+    ReferenceGrant,
+    /// `weft.dev/v1alpha1 TrafficPolicy`.
+    TrafficPolicy,
 }
 
 /// What is known of a kind.
@@ -46,11 +58,15 @@ struct Facts {
 
 impl Kind {
     /// Every kind, in the order in which they are listed to a reader.
-    pub const ALL: [Kind; 4] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Service,
         Kind::Workload,
         Kind::MeshConfig,
         Kind::ExternalService,
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
+        Kind::ReferenceGrant,
+        Kind::TrafficPolicy,
     ];
 
     /// The table.
@@ -61,6 +77,16 @@ impl Kind {
                 Kind::Workload => (WEFT, "Workload", "workloads", &["wl"], true),
                 Kind::MeshConfig => (WEFT, "MeshConfig", "meshconfigs", &["mc"], false),
                 Kind::ExternalService => (WEFT, "ExternalService", "externalservices", &["es"], true),
+                Kind::HttpRoute => (GATEWAY, "HTTPRoute", "httproutes", &[], true),
+                Kind::GrpcRoute => (GATEWAY, "GRPCRoute", "grpcroutes", &[], true),
+                Kind::ReferenceGrant => (
+                    GATEWAY_BETA,
+                    "ReferenceGrant",
+                    "referencegrants",
+                    &["refgrant"],
+                    true,
+                ),
+                Kind::TrafficPolicy => (WEFT, "TrafficPolicy", "trafficpolicies", &["tp"], true),
             };
         Facts {
             api_version,

@@ -24,6 +24,7 @@ pub mod mesh_set;
 pub mod model;
 pub mod names;
 pub mod parse;
+pub mod pattern;
 pub mod reader;
 pub mod render;
 mod scalar;

@@ -3,9 +3,14 @@
 //! These are made by [`parse`](crate::parse) alone, which also upholds what concerns several fields of a document
 //! at once and is stated here as a promise; what concerns several documents holds of a [`Mesh`].
 
+pub mod policy;
+pub mod route;
+
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::names::{DnsLabel, DnsName, Labels, PortName, WorkloadUid};
 use ipnet::IpNet;
+pub use policy::TrafficPolicy;
+pub use route::{FieldMatch, ReferenceGrant, Route, RouteKind, Share};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -25,6 +30,12 @@ pub struct Mesh {
     pub workloads: Vec<Workload>,
     /// The names outside the mesh that may be called, in the order of the documents.
     pub external_services: Vec<ExternalService>,
+    /// How requests for services are told apart, in the order of the documents.
+    pub routes: Vec<Route>,
+    /// Which services routes of other namespaces may send requests to, in the order of the documents.
+    pub reference_grants: Vec<ReferenceGrant>,
+    /// How requests for services are treated, in the order of the documents.
+    pub traffic_policies: Vec<TrafficPolicy>,
 }
 
 impl Mesh {

@@ -51,7 +51,9 @@ mod workload;
 
 use crate::error::{DocumentError, Errors, Source};
 use crate::kinds::{DocumentKey, Kind};
-use crate::model::{ExternalService, Mesh, MeshConfig, Service, Workload};
+use crate::model::{
+    ExternalService, Mesh, MeshConfig, ReferenceGrant, Route, Service, TrafficPolicy, Workload,
+};
 use crate::names::DnsLabel;
 use crate::reader::{Value, read_document};
 use check::{Changed, Place, Reporter};
@@ -83,6 +85,9 @@ pub enum Model {
     Service(Service),
     Workload(Workload),
     ExternalService(ExternalService),
+    Route(Route),
+    ReferenceGrant(ReferenceGrant),
+    TrafficPolicy(TrafficPolicy),
 }
 
 /// What becomes of a port of a service to which no workload answers, although there are workloads.
@@ -265,6 +270,30 @@ impl Model {
     pub fn external_service(&self) -> Option<&ExternalService> {
         match self {
             Model::ExternalService(external) => Some(external),
+            _ => None,
+        }
+    }
+
+    /// The route that it is.
+    pub fn route(&self) -> Option<&Route> {
+        match self {
+            Model::Route(route) => Some(route),
+            _ => None,
+        }
+    }
+
+    /// The grant that it is.
+    pub fn reference_grant(&self) -> Option<&ReferenceGrant> {
+        match self {
+            Model::ReferenceGrant(grant) => Some(grant),
+            _ => None,
+        }
+    }
+
+    /// The policy that it is.
+    pub fn traffic_policy(&self) -> Option<&TrafficPolicy> {
+        match self {
+            Model::TrafficPolicy(policy) => Some(policy),
             _ => None,
         }
     }

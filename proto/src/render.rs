@@ -34,6 +34,9 @@ pub fn render(parsed: &Parsed) -> Document {
         Model::Workload(read) => workload(read),
         Model::ExternalService(read) => external_service(read),
         Model::MeshConfig(read) => document(parsed.key.clone(), Fields::default(), mesh_config_spec(read)),
+        Model::Route(_) | Model::ReferenceGrant(_) | Model::TrafficPolicy(_) => {
+            document(parsed.key.clone(), Fields::default(), Fields::default())
+        }
     }
 }
 

@@ -55,6 +55,7 @@ impl Stored {
                 Model::Service(service) => service.into(),
                 Model::Workload(workload) => workload.into(),
                 Model::ExternalService(external) => external.into(),
+                Model::Route(_) | Model::ReferenceGrant(_) | Model::TrafficPolicy(_) => Meaning::MeshConfig,
             },
         }
     }

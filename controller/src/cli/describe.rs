@@ -76,6 +76,7 @@ async fn describe(key: &DocumentKey, session: &mut Session, screen: &mut Screen)
         Kind::Service => endpoints(key, &value, session, screen).await?,
         Kind::Workload => services(key, &value, session, screen).await?,
         Kind::MeshConfig | Kind::ExternalService => {}
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {}
     }
     users(key, &document, &value, session, screen).await
 }
@@ -230,6 +231,7 @@ fn concerns(key: &DocumentKey, value: &Value, proxy: &v1::ProxyStatus) -> Option
     };
     match key.kind() {
         Kind::MeshConfig => Some("everyone"),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => None,
         Kind::Workload => {
             let address = value.pointer("/spec/address").and_then(Value::as_str);
             if proxy.namespace == key.namespace() && proxy.workload == key.name() {

@@ -205,6 +205,9 @@ impl Index {
             services: Vec::new(),
             workloads: Vec::new(),
             external_services: Vec::new(),
+            routes: Vec::new(),
+            reference_grants: Vec::new(),
+            traffic_policies: Vec::new(),
         };
         for document in order {
             match &document.model {
@@ -212,6 +215,9 @@ impl Index {
                 Model::Service(service) => mesh.services.push(service.clone()),
                 Model::Workload(workload) => mesh.workloads.push(workload.clone()),
                 Model::ExternalService(external) => mesh.external_services.push(external.clone()),
+                Model::Route(route) => mesh.routes.push(route.clone()),
+                Model::ReferenceGrant(grant) => mesh.reference_grants.push(grant.clone()),
+                Model::TrafficPolicy(policy) => mesh.traffic_policies.push(policy.clone()),
             }
         }
         Some(mesh)
@@ -262,13 +268,16 @@ fn traits(document: &Parsed) -> Vec<Trait> {
             let addresses = endpoints(external).iter().copied().map(Trait::Endpoint);
             hosts.chain(addresses).collect()
         }
+        Model::Route(_) | Model::ReferenceGrant(_) | Model::TrafficPolicy(_) => Vec::new(),
     }
 }
 
 /// What a document has alone.
 fn claims(document: &Parsed) -> Vec<(Claim, Field)> {
     match &document.model {
-        Model::MeshConfig(_) => Vec::new(),
+        Model::MeshConfig(_) | Model::Route(_) | Model::ReferenceGrant(_) | Model::TrafficPolicy(_) => {
+            Vec::new()
+        }
         Model::Service(service) => {
             let address = service.cluster_ip.address();
             address

@@ -84,6 +84,11 @@ pub(super) fn read(root: &Value<'_>, naming: &mut Naming) -> (Option<Kind>, Opti
                     metadata?, spec?,
                 )))
             }
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {
+                fields.accept_all();
+                fields.error("kind", "is not supported yet");
+                None
+            }
         };
         Some((key?, model?))
     });

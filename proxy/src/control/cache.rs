@@ -218,7 +218,7 @@ pub(crate) fn mesh_config(directory: &Path) -> Option<MeshConfig> {
         let text = std::str::from_utf8(&resource.document).ok()?;
         match parse_document(&Source::new("cache", text)).ok()?.model {
             Model::MeshConfig(config) => Some(config),
-            Model::Service(_) | Model::Workload(_) | Model::ExternalService(_) => None,
+            _ => None,
         }
     })
 }

@@ -77,7 +77,7 @@ pub(super) fn labels_of(model: &Model) -> &Labels {
     match model {
         Model::Workload(workload) => &workload.labels,
         Model::Service(service) => &service.selector,
-        Model::MeshConfig(_) | Model::ExternalService(_) => &NONE,
+        _ => &NONE,
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) fn head(kind: Kind, layout: Layout) -> Vec<&'static str> {
             &["MESH-RANGES"],
         ),
         Kind::ExternalService => (&["HOSTS", "PORTS", "RESOLUTION"], &[]),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => (&[], &[]),
     };
     head.extend(columns);
     head.push("GENERATION");
@@ -93,6 +94,9 @@ pub(super) fn row(kind: Kind, layout: Layout, document: &v1::StoredDocument) -> 
             ],
             Vec::new(),
         ),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {
+            (Vec::new(), Vec::new())
+        }
     };
     row.extend(columns);
     row.push(Cell::from(document.generation));

@@ -142,6 +142,7 @@ fn rank(world: &World, key: &DocumentKey, wanted: Option<u64>) -> u8 {
         (Some(_), Kind::MeshConfig) => 1,
         (Some(_), Kind::Workload | Kind::ExternalService) => 2,
         (Some(_), Kind::Service) => 3,
+        (Some(_), Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy) => 3,
         (None, _) => 4,
     }
 }

@@ -1,0 +1,1 @@
+//! What would become of a request, told from the snapshot by the same functions that serve it.

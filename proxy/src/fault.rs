@@ -1,0 +1,1 @@
+//! Faults made on purpose, for tests in staging.

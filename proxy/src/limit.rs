@@ -1,0 +1,1 @@
+//! How many requests there may be: in flight, waiting, and a time.
