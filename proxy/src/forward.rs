@@ -29,7 +29,7 @@ use crate::{
     plain, resolve,
     respond::{self, Failure, is_grpc},
     retry::{Tried, may_retry},
-    snapshot::{Backend, NoRoute, Reach, Route},
+    snapshot::{Backend, NoRoute, Reach, Upstream},
     telemetry::Record,
     tunnel,
     upload::{Upload, UploadError},
@@ -73,14 +73,17 @@ pub(crate) async fn serve(
     let mut record = worker.begin_record(&head, caller.version);
     let grpc = is_grpc(&head.headers);
     let result = match plan(&worker, &caller, &mut head, &mut record).await {
-        Ok(Plan::Request(route, target)) => {
-            exchange(&worker, caller.version, route, target, head, body, record).await
+        Ok(Plan::Request(upstream, target)) => {
+            exchange(&worker, caller.version, upstream, target, head, body, record).await
         }
-        Ok(Plan::WebSocket(route, target, key)) => {
+        Ok(Plan::WebSocket(upstream, target, key)) => {
             let handshake = tunnel::Handshake { key, upgrade };
-            Box::pin(tunnel::websocket(&worker, route, target, head, handshake, record)).await
+            Box::pin(tunnel::websocket(
+                &worker, upstream, target, head, handshake, record,
+            ))
+            .await
         }
-        Ok(Plan::Connect(route)) => Box::pin(tunnel::connect(&worker, route, upgrade, record)).await,
+        Ok(Plan::Connect(upstream)) => Box::pin(tunnel::connect(&worker, upstream, upgrade, record)).await,
         Err(failure) => Err(Refused { failure, record }),
     };
     match result {
@@ -104,10 +107,10 @@ pub(crate) struct Refused {
 
 /// What a request asks of us.
 enum Plan {
-    Request(Route, Target),
-    WebSocket(Route, Target, WebSocketKey),
+    Request(Upstream, Target),
+    WebSocket(Upstream, Target, WebSocketKey),
     /// A tunnel, as a client of an HTTP proxy asks for it.
-    Connect(Route),
+    Connect(Upstream),
 }
 
 /// Reads the head, finds where it leads, and makes it fit to travel.
@@ -119,28 +122,33 @@ async fn plan(
 ) -> Result<Plan, Failure> {
     let target = Target::read(head)?;
     record.set_target(&target);
-    let route = route(worker, &caller.destination, &target, &head.method).await?;
+    let upstream = resolve(worker, &caller.destination, &target, &head.method).await?;
     // The application could get at them itself, but whom it serves might have written the destination.
-    if let Route::External(address) = &route
+    if let Upstream::External(address) = &upstream
         && worker.listeners.contains(*address)
     {
         return Err(NoRoute::OwnListener.into());
     }
-    record.set_route(&route);
+    record.set_upstream(&upstream);
     count_hop(head)?;
     if head.method == Method::CONNECT {
-        return Ok(Plan::Connect(route));
+        return Ok(Plan::Connect(upstream));
     }
     let handshake = websocket::handshake(head)?;
     clean_request(&mut head.headers)?;
     Ok(match handshake {
-        Some(key) => Plan::WebSocket(route, target, key),
-        None => Plan::Request(route, target),
+        Some(key) => Plan::WebSocket(upstream, target, key),
+        None => Plan::Request(upstream, target),
     })
 }
 
 /// CONNECT always says where it leads; other requests may be on a connection that has said so already.
-async fn route(worker: &Worker, meant: &Meant, target: &Target, method: &Method) -> Result<Route, NoRoute> {
+async fn resolve(
+    worker: &Worker,
+    meant: &Meant,
+    target: &Target,
+    method: &Method,
+) -> Result<Upstream, NoRoute> {
     match meant {
         Meant::Address(address) if *method != Method::CONNECT => {
             return resolve::by_address(worker, *address).await;
@@ -177,17 +185,19 @@ pub(crate) fn count_hop(head: &mut Parts) -> Result<(), Failure> {
 async fn exchange(
     worker: &Rc<Worker>,
     version: HttpVersion,
-    route: Route,
+    upstream: Upstream,
     target: Target,
     head: Parts,
     body: RequestBody,
     record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let head = mesh_head(version, &route, target, head);
+    let head = mesh_head(version, &upstream, target, head);
     let upload = Upload::new(body);
-    match route {
-        Route::Backend(backend) => at_endpoints(worker, version, &backend, head, upload, record).await,
-        Route::External(address) => {
+    match upstream {
+        Upstream::Mesh(frontend) => {
+            at_endpoints(worker, version, &frontend.backend, head, upload, record).await
+        }
+        Upstream::External(address) => {
             Box::pin(plain::call(
                 &worker.outside,
                 address,
@@ -363,13 +373,18 @@ async fn respond_with(
 }
 
 /// The head as it travels.
-pub(crate) fn mesh_head(version: HttpVersion, route: &Route, target: Target, head: Parts) -> RequestHead {
+pub(crate) fn mesh_head(
+    version: HttpVersion,
+    upstream: &Upstream,
+    target: Target,
+    head: Parts,
+) -> RequestHead {
     let mut headers = head.headers;
     headers.insert(fields::WEFT_PROTOCOL, HeaderValue::from_static(version.as_str()));
     RequestHead {
         method: head.method,
         scheme: Some(Scheme::HTTP),
-        authority: Some(target.authority.unwrap_or_else(|| route.authority())),
+        authority: Some(target.authority.unwrap_or_else(|| upstream.authority())),
         path: target.path,
         protocol: None,
         headers,

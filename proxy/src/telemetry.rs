@@ -28,7 +28,7 @@ use crate::{
     log::Recent,
     metrics::{Metrics, OpenConnection, OpenTunnel, Outcome, RouteMetrics, TunnelKind},
     respond::Failure,
-    snapshot::{Endpoint, InFlight, Route},
+    snapshot::{Endpoint, InFlight, Upstream},
 };
 
 /// What a request or tunnel speaks.
@@ -159,10 +159,10 @@ impl Record {
         self.event.caller = Some((caller.clone(), remote));
     }
 
-    pub(crate) fn set_route(&mut self, route: &Route) {
-        match route {
-            Route::Backend(backend) => self.event.backend = Some(backend.name.clone()),
-            Route::External(_) => self.event.plaintext = true,
+    pub(crate) fn set_upstream(&mut self, upstream: &Upstream) {
+        match upstream {
+            Upstream::Mesh(frontend) => self.event.backend = Some(frontend.backend.name.clone()),
+            Upstream::External(_) => self.event.plaintext = true,
         }
     }
 
