@@ -68,6 +68,7 @@ mod tests {
                 port,
                 reach: Reach::Plain(([127, 0, 0, 1], port).into()),
                 labels: Labels::default(),
+                version: None,
                 locality: None,
                 load: Arc::<Load>::default(),
             })

@@ -180,10 +180,22 @@ impl Compiler<'_> {
             uid,
             port: port.port,
             reach,
+            version: version(workload),
             labels: workload.labels.clone(),
             locality: workload.locality.clone(),
         })
     }
+}
+
+/// The labels that say which version of the application a workload runs: that of Kubernetes' recommended labels, and the
+/// one that is common in meshes.
+const VERSION_LABELS: [&str; 2] = ["version", "app.kubernetes.io/version"];
+
+fn version(workload: &Workload) -> Option<Arc<str>> {
+    let label = VERSION_LABELS
+        .iter()
+        .find_map(|name| workload.labels.get(*name))?;
+    Some(label.as_str().into())
 }
 
 impl Facts {

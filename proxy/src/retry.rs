@@ -104,6 +104,7 @@ mod tests {
                 port: 80,
                 reach: Reach::Plain(([127, 0, 0, 1], 80).into()),
                 labels: Labels::default(),
+                version: None,
                 locality: None,
                 load: Arc::<Load>::default(),
             })

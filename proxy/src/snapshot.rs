@@ -90,6 +90,8 @@ pub(crate) struct Endpoint {
     pub(crate) reach: Reach,
     /// By which a policy chooses among endpoints.
     pub(crate) labels: Labels,
+    /// Which version of the application it runs, for metrics.
+    pub(crate) version: Option<Arc<str>>,
     /// Where it runs.
     pub(crate) locality: Option<Locality>,
     /// What is under way there. It outlives a snapshot.
