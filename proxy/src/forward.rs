@@ -32,7 +32,7 @@ use crate::{
     snapshot::{Backend, NoRoute, Reach, Upstream},
     telemetry::Record,
     tunnel,
-    upload::{Upload, UploadError},
+    upload::{self, Upload, UploadError},
     worker::Worker,
 };
 
@@ -192,7 +192,7 @@ async fn exchange(
     record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
     let head = mesh_head(version, &upstream, target, head);
-    let upload = Upload::new(body);
+    let upload = Upload::new(body, upload::REPLAY);
     match upstream {
         Upstream::Mesh(frontend) => {
             at_endpoints(worker, version, &frontend.backend, head, upload, record).await
@@ -220,7 +220,7 @@ async fn at_endpoints(
     mut upload: Upload,
     mut record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let mut expects = upload.body_mut().take_continue();
+    let mut expects = upload.take_continue();
     let mut tried = Tried::default();
     loop {
         let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
