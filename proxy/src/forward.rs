@@ -1,19 +1,16 @@
 //! One request of the application, from its head to its answer: route, pick, send, retry, respond.
 
-use std::{
-    future::{Future, poll_fn},
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
+pub(crate) mod attempt;
+
+use std::{future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, task::Poll};
+
+use http::{HeaderValue, Method, Request, Response, request::Parts, uri::Scheme};
+use weft_transport::{
+    RequestStream,
+    h3::{RequestHead, ResponseHead, fields},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Scheme};
-use weft_transport::{
-    Error, ErrorKind, PeerKey, RequestStream,
-    h3::{Code, RequestHead, ResponseHead, fields},
-};
+use attempt::{CONNECT, Patience, attempt, refusal};
 
 use crate::{
     body::{MeshBody, ResponseBody},
@@ -32,14 +29,12 @@ use crate::{
     snapshot::{Backend, NoRoute, Reach, Upstream},
     telemetry::Record,
     tunnel,
-    upload::{self, Upload, UploadError},
+    upload::{self, Upload},
     worker::Worker,
 };
 
 /// A request that has passed this many sidecars goes round in circles.
 const MAX_HOPS: u16 = 16;
-/// How long a request waits for a stream to a peer: a dial, or room under the peer's stream limit.
-const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the request's connection is.
 #[derive(Clone, Debug)]
@@ -88,10 +83,9 @@ pub(crate) async fn serve(
     };
     match result {
         Ok(response) => Ok(response),
-        Err(Refused {
-            failure: Failure::Transport(error),
-            ..
-        }) if is_callers_end(&error) => Err(Reset::new(h2::Reason::CANCEL)),
+        Err(Refused { failure, .. }) if attempt::is_callers_end(&failure) => {
+            Err(Reset::new(h2::Reason::CANCEL))
+        }
         Err(Refused { failure, mut record }) => {
             record.refuse(&failure);
             Ok(respond::to_application(&failure, grpc))
@@ -252,7 +246,12 @@ async fn at_endpoints(
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
         let elsewhere = upload.can_restart() && tried.leaves_another(&head.method, backend.endpoints.len());
-        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, elsewhere).await {
+        let patience = Patience {
+            connect: CONNECT,
+            answer: None,
+            elsewhere,
+        };
+        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, patience).await {
             Ok((stream, answer)) => match refusal(&answer) {
                 None => {
                     record.on_answer(answer.status, Some(in_flight), upload.sent());
@@ -261,7 +260,7 @@ async fn at_endpoints(
                 }
                 Some(reason) => Failure::Unprocessed(reason),
             },
-            Err(error) => Failure::Transport(error),
+            Err(failure) => failure,
         };
         tried.add(&endpoint, &failure);
         if !may_retry(&failure, &head.method, tried.count()) || !upload.can_restart() {
@@ -270,82 +269,6 @@ async fn at_endpoints(
         record.on_retry(failure);
         upload.restart();
     }
-}
-
-/// The peer's sidecar says that its application saw nothing: its reason.
-pub(crate) fn refusal(answer: &ResponseHead) -> Option<String> {
-    let reason = answer.headers.get(fields::WEFT_UNPROCESSED)?;
-    Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
-}
-
-/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along. A peer that has
-/// fallen silent is waited for unless the request can be done `elsewhere`.
-async fn attempt(
-    worker: &Worker,
-    peer: &PeerKey,
-    head: &RequestHead,
-    upload: &mut Upload,
-    expects: &mut Option<Continue>,
-    elsewhere: bool,
-) -> Result<(RequestStream, ResponseHead), Error> {
-    let mut stream = open_stream(worker, peer).await?;
-    stream.queue_request(head)?;
-    let answer = poll_fn(|cx| {
-        if !upload.is_done() {
-            match upload.poll(&mut stream.send, cx) {
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(UploadError::Application)) => return Poll::Ready(Err(callers_end())),
-                // The answer, or its absence, tells more than the end of our sending.
-                Poll::Ready(Err(UploadError::Peer)) => upload.stop(),
-            }
-        }
-        loop {
-            return match stream.recv.poll_response_head(cx) {
-                Poll::Ready(Ok(interim)) if interim.is_interim() => {
-                    if interim.status == StatusCode::CONTINUE
-                        && let Some(expects) = expects.take()
-                    {
-                        expects.send();
-                    }
-                    continue;
-                }
-                Poll::Pending if elsewhere && stream.recv.is_unresponsive() => {
-                    Poll::Ready(Err(ErrorKind::Unresponsive.into()))
-                }
-                other => other,
-            };
-        }
-    });
-    let answer = answer.await;
-    match answer {
-        Ok(answer) => Ok((stream, answer)),
-        Err(error) => {
-            stream.send.reset(Code::H3_REQUEST_CANCELLED);
-            Err(error)
-        }
-    }
-}
-
-/// A stream to `peer`, within the time that a request may wait for one.
-pub(crate) async fn open_stream(worker: &Worker, peer: &PeerKey) -> Result<RequestStream, Error> {
-    let mut stream = std::pin::pin!(worker.pool.stream(peer));
-    // A warm peer has one at once: then no timer is made.
-    if let Poll::Ready(stream) = poll_fn(|cx| Poll::Ready(stream.as_mut().poll(cx))).await {
-        return stream;
-    }
-    let stream = tokio::time::timeout(STREAM_TIMEOUT, stream);
-    stream
-        .await
-        .unwrap_or_else(|_| Err(ErrorKind::StreamLimit.into()))
-}
-
-/// What stands for "the application went away" among the errors of an attempt.
-fn callers_end() -> Error {
-    ErrorKind::Closed.into()
-}
-
-fn is_callers_end(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Closed)
 }
 
 async fn respond_with(

@@ -250,6 +250,12 @@ impl Failure {
     }
 }
 
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Transport(error)
+    }
+}
+
 impl From<HeadError> for Failure {
     fn from(error: HeadError) -> Self {
         Self::Head(error)

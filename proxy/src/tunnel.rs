@@ -11,7 +11,11 @@ use weft_transport::{
 
 use crate::{
     body::{MeshBody, ResponseBody},
-    forward::{Refused, mesh_head, open_stream, refusal},
+    forward::{
+        Refused,
+        attempt::{self, CONNECT, Patience, refusal},
+        mesh_head,
+    },
     local::{
         HttpVersion,
         io::LocalStream,
@@ -248,7 +252,12 @@ async fn try_endpoint(
             return stream.map(Opened::Plain).map_err(Failure::Application);
         }
     };
-    let mut stream = open_stream(worker, peer).await.map_err(Failure::Transport)?;
+    let patience = Patience {
+        connect: CONNECT,
+        answer: None,
+        elsewhere: true,
+    };
+    let mut stream = attempt::open(worker, peer, patience).await?;
     let answer = async {
         stream.queue_request(&head)?;
         stream.send.flush().await?;
