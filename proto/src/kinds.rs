@@ -122,6 +122,12 @@ impl Kind {
         self.facts().is_namespaced
     }
 
+    /// Whether the older one of two of its documents counts where they disagree, so that `creationTimestamp` says
+    /// something.
+    pub const fn has_age(self) -> bool {
+        matches!(self, Kind::HttpRoute | Kind::GrpcRoute | Kind::TrafficPolicy)
+    }
+
     /// The kind of this `kind`, exactly so written.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)

@@ -40,6 +40,7 @@
 //! ```
 
 pub(crate) mod check;
+pub mod duration;
 mod external_service;
 pub mod fields;
 pub(crate) mod index;

@@ -1,5 +1,6 @@
 //! Fields that several kinds of document have, and the file of a proxy as well.
 
+use super::duration;
 use crate::error::shown;
 use crate::model::{AppProtocol, WorkloadPort};
 use crate::names::{Labels, PortName};
@@ -7,6 +8,9 @@ use crate::reader::Value;
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The words for what a port speaks. Kubernetes has a name of its own for HTTP/2 without TLS.
 const PROTOCOLS: [(&str, AppProtocol); 7] = [
@@ -60,6 +64,20 @@ pub fn host_address(value: &Value<'_>) -> Option<IpAddr> {
     };
     value.error(format_args!("{address} is {problem}, not that of a host"));
     None
+}
+
+/// A length of time (GEP-2257), such as `1m30s`; `0s` is one.
+pub fn duration(value: &Value<'_>) -> Option<Duration> {
+    value.parse(duration::parse)
+}
+
+/// A moment (RFC 3339), such as `2026-01-31T12:00:00Z`, in seconds since 1970.
+pub fn timestamp(value: &Value<'_>) -> Option<i64> {
+    value.parse(|text| {
+        OffsetDateTime::parse(text, &Rfc3339)
+            .map(OffsetDateTime::unix_timestamp)
+            .map_err(|_| "is not a moment, such as 2026-01-31T12:00:00Z")
+    })
 }
 
 /// A list of address ranges, such as `10.0.0.0/8` or `fd00::/8`: without bits of a host, and none twice.

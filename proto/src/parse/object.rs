@@ -9,7 +9,8 @@ use crate::reader::{Fields, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Fields of `metadata` that are Kubernetes' own bookkeeping.
+/// Fields of `metadata` that are Kubernetes' own bookkeeping. `creationTimestamp` counts where a kind
+/// [has an age](Kind::has_age).
 pub(crate) const SKIPPED: [&str; 10] = [
     "uid",
     "resourceVersion",
@@ -51,6 +52,8 @@ impl Default for Naming {
 pub(super) struct Metadata {
     pub(super) name: Name,
     pub(super) labels: Labels,
+    /// When the document was made, in seconds since 1970, if its kind [has an age](Kind::has_age).
+    pub(super) created: Option<i64>,
 }
 
 /// Reads a document. Its kind is known even if the rest is wrong. A name that was seen is an error.
@@ -140,8 +143,16 @@ fn metadata(fields: &mut Fields<'_>, kind: Kind, naming: &mut Naming) -> Option<
             let labels = fields.optional("labels", fields::labels).unwrap_or_default();
             fields.optional("annotations", annotations);
             fields.refuse("generateName", "names are not generated here: give a name");
+            let created = match kind.has_age() {
+                true => fields.optional("creationTimestamp", fields::timestamp),
+                false => None,
+            };
             fields.accept(&SKIPPED);
-            Some(Metadata { name: name?, labels })
+            Some(Metadata {
+                name: name?,
+                labels,
+                created,
+            })
         })
     })
 }
