@@ -21,9 +21,11 @@ use std::str::FromStr;
 
 /// The group and version of the project's own documents.
 const WEFT: &str = "weft.dev/v1alpha1";
-/// The group and version of Gateway API.
+/// The group of Gateway API.
+pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Its group and version.
 const GATEWAY: &str = "gateway.networking.k8s.io/v1";
-/// The version in which its grants are.
+/// The version in which its grants have been the longest; newer releases have them in the other one, too.
 const GATEWAY_BETA: &str = "gateway.networking.k8s.io/v1beta1";
 
 /// A kind of document.
@@ -100,6 +102,11 @@ impl Kind {
     /// Its group and version, as `apiVersion` has them.
     pub const fn api_version(self) -> &'static str {
         self.facts().api_version
+    }
+
+    /// Whether its documents may have this `apiVersion`.
+    pub fn is_of(self, api_version: &str) -> bool {
+        api_version == self.api_version() || (self == Kind::ReferenceGrant && api_version == GATEWAY)
     }
 
     /// Its name, as `kind` has it.

@@ -3,7 +3,7 @@
 use super::duration;
 use crate::error::shown;
 use crate::model::{AppProtocol, WorkloadPort};
-use crate::names::{Labels, PortName};
+use crate::names::{DnsLabel, Labels, PortName};
 use crate::reader::Value;
 use ipnet::IpNet;
 use std::collections::HashSet;
@@ -78,6 +78,35 @@ pub fn timestamp(value: &Value<'_>) -> Option<i64> {
             .map(OffsetDateTime::unix_timestamp)
             .map_err(|_| "is not a moment, such as 2026-01-31T12:00:00Z")
     })
+}
+
+/// A list of at most so many.
+pub fn list<'a, T>(
+    value: &Value<'a>,
+    max: usize,
+    mut read: impl FnMut(&Value<'a>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let mut count = 0;
+    let items = value.list(|value| {
+        count += 1;
+        read(value)
+    });
+    if count > max {
+        value.error(format_args!("has {count} entries, more than the {max} allowed"));
+    }
+    items
+}
+
+/// The name of a Service, which begins with a letter.
+pub fn service_name(value: &Value<'_>) -> Option<DnsLabel> {
+    let label = value.parse(DnsLabel::parse)?;
+    if !label.is_rfc1035() {
+        value.error(format_args!(
+            "{label} begins with a digit: the name of a Service begins with a letter"
+        ));
+        return None;
+    }
+    Some(label)
 }
 
 /// A list of address ranges, such as `10.0.0.0/8` or `fd00::/8`: without bits of a host, and none twice.

@@ -1,9 +1,9 @@
 //! What every document has: `apiVersion`, `kind`, `metadata`.
 
-use super::{Model, external_service, fields, mesh_config, service, workload};
+use super::{Model, external_service, fields, mesh_config, reference_grant, route, service, workload};
 use crate::error::{nearest, shown};
 use crate::kinds::{DocumentKey, Kind};
-use crate::model::Name;
+use crate::model::{Name, RouteKind};
 use crate::names::{DnsLabel, DnsName, Labels, check_label_key};
 use crate::reader::{Fields, Value};
 use std::collections::HashMap;
@@ -87,7 +87,15 @@ pub(super) fn read(root: &Value<'_>, naming: &mut Naming) -> (Option<Kind>, Opti
                     metadata?, spec?,
                 )))
             }
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {
+            Kind::HttpRoute => read_route(RouteKind::Http, fields, metadata, naming),
+            Kind::GrpcRoute => read_route(RouteKind::Grpc, fields, metadata, naming),
+            Kind::ReferenceGrant => {
+                let spec = fields.required("spec", reference_grant::spec);
+                Some(Model::ReferenceGrant(reference_grant::reference_grant(
+                    metadata?, spec?,
+                )))
+            }
+            Kind::TrafficPolicy => {
                 fields.accept_all();
                 fields.error("kind", "is not supported yet");
                 None
@@ -96,6 +104,21 @@ pub(super) fn read(root: &Value<'_>, naming: &mut Naming) -> (Option<Kind>, Opti
         Some((key?, model?))
     });
     (kind, document)
+}
+
+/// Of a route, whose references lead into its own namespace if they name none.
+fn read_route(
+    kind: RouteKind,
+    fields: &mut Fields<'_>,
+    metadata: Option<Metadata>,
+    naming: &Naming,
+) -> Option<Model> {
+    let namespace = match &metadata {
+        Some(metadata) => &metadata.name.namespace,
+        None => &naming.default_namespace,
+    };
+    let spec = fields.required("spec", |value| route::spec(value, kind, namespace));
+    Some(Model::Route(route::route(kind, metadata?, spec?)))
 }
 
 fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
@@ -117,7 +140,7 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
         );
         return None;
     };
-    if kind.api_version() != api_version {
+    if !kind.is_of(&api_version) {
         let api_version = shown(&api_version);
         fields.error(
             "apiVersion",
@@ -175,14 +198,7 @@ fn name(value: &Value<'_>, kind: Kind) -> Option<DnsName> {
     if kind != Kind::Service {
         return value.parse(DnsName::parse);
     }
-    let label = value.parse(DnsLabel::parse)?;
-    if !label.is_rfc1035() {
-        value.error(format_args!(
-            "{label} begins with a digit: the name of a Service begins with a letter"
-        ));
-        return None;
-    }
-    Some(label.into())
+    fields::service_name(value).map(DnsName::from)
 }
 
 /// Reports a name that another document of the kind has. Whether it is new.
