@@ -40,7 +40,7 @@ fn matches(fields: &mut Fields<'_>, context: &Context<'_>) -> Vec<RouteMatch> {
     let matches = fields.optional("matches", |value| {
         fields::list(value, route::MAX_RULE_MATCHES, |value| {
             context.count_match();
-            one_match(value)
+            one_match(value, context)
         })
     });
     match matches {
@@ -49,11 +49,11 @@ fn matches(fields: &mut Fields<'_>, context: &Context<'_>) -> Vec<RouteMatch> {
     }
 }
 
-fn one_match(value: &Value<'_>) -> Option<RouteMatch> {
+fn one_match(value: &Value<'_>, context: &Context<'_>) -> Option<RouteMatch> {
     value.mapping(|fields| {
-        let grpc = fields.optional("method", call);
+        let grpc = fields.optional("method", |value| call(value, context));
         let headers = fields
-            .optional("headers", http_route::headers)
+            .optional("headers", |value| http_route::headers(value, context))
             .unwrap_or_default();
         Some(RouteMatch {
             grpc,
@@ -64,7 +64,7 @@ fn one_match(value: &Value<'_>) -> Option<RouteMatch> {
 }
 
 /// The service and the method of a call. An empty one is any, as in the standard.
-fn call(value: &Value<'_>) -> Option<GrpcMatch> {
+fn call(value: &Value<'_>, context: &Context<'_>) -> Option<GrpcMatch> {
     value.mapping(|fields| {
         let has_type = fields.has("type");
         let comparison = fields.optional("type", |value| value.one_of(&COMPARISONS));
@@ -83,7 +83,7 @@ fn call(value: &Value<'_>) -> Option<GrpcMatch> {
                 is_any = false;
                 value.parse(|text| text::check_length(text, MAX_NAME_CHARACTERS))?;
                 match comparison? {
-                    Comparison::Regex => route::pattern(value).map(ValueMatch::Regex),
+                    Comparison::Regex => context.pattern(value).map(ValueMatch::Regex),
                     _ if check(text) => Some(ValueMatch::Exact(text.to_owned())),
                     _ => {
                         value.parse(|_| Err::<(), _>(what));

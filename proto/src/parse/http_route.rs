@@ -90,8 +90,8 @@ pub(super) fn default_rule() -> RouteRule {
 }
 
 /// Headers that a request must have. Of names that differ in case alone the first counts, as the standard has it.
-pub(super) fn headers(value: &Value<'_>) -> Option<Vec<FieldMatch>> {
-    let matches = field_matches(value, MAX_HEADER_CHARACTERS, |text| {
+pub(super) fn headers(value: &Value<'_>, context: &Context<'_>) -> Option<Vec<FieldMatch>> {
+    let matches = field_matches(value, context, MAX_HEADER_CHARACTERS, |text| {
         text::header_value(text).map(drop)
     })?;
     let mut seen = HashSet::new();
@@ -115,7 +115,7 @@ fn matches(fields: &mut Fields<'_>, context: &Context<'_>) -> Option<Vec<RouteMa
     let matches = fields.optional("matches", |value| {
         fields::list(value, route::MAX_RULE_MATCHES, |value| {
             context.count_match();
-            one_match(value)
+            one_match(value, context)
         })
     });
     let matches = if has_matches { matches? } else { Vec::new() };
@@ -126,13 +126,17 @@ fn matches(fields: &mut Fields<'_>, context: &Context<'_>) -> Option<Vec<RouteMa
     })
 }
 
-fn one_match(value: &Value<'_>) -> Option<RouteMatch> {
+fn one_match(value: &Value<'_>, context: &Context<'_>) -> Option<RouteMatch> {
     value.mapping(|fields| {
         let has_path = fields.has("path");
-        let path = fields.optional("path", path);
+        let path = fields.optional("path", |value| path(value, context));
         let method = fields.optional("method", |value| value.one_of(&METHODS));
-        let headers = fields.optional("headers", headers).unwrap_or_default();
-        let query = fields.optional("queryParams", query).unwrap_or_default();
+        let headers = fields
+            .optional("headers", |value| headers(value, context))
+            .unwrap_or_default();
+        let query = fields
+            .optional("queryParams", |value| query(value, context))
+            .unwrap_or_default();
         Some(RouteMatch {
             path: if has_path { Some(path?) } else { everything().path },
             grpc: None,
@@ -143,7 +147,7 @@ fn one_match(value: &Value<'_>) -> Option<RouteMatch> {
     })
 }
 
-fn path(value: &Value<'_>) -> Option<PathMatch> {
+fn path(value: &Value<'_>, context: &Context<'_>) -> Option<PathMatch> {
     let words = [
         ("Exact", Comparison::Exact),
         ("PathPrefix", Comparison::Prefix),
@@ -165,7 +169,7 @@ fn path(value: &Value<'_>) -> Option<PathMatch> {
             Comparison::Prefix => value.parse(text::prefix).map(PathMatch::Prefix),
             Comparison::Regex => {
                 value.parse(|text| text::check_length(text, MAX_TEXT_CHARACTERS))?;
-                route::pattern(value).map(PathMatch::Regex)
+                context.pattern(value).map(PathMatch::Regex)
             }
         });
         if has_value {
@@ -180,13 +184,14 @@ fn path(value: &Value<'_>) -> Option<PathMatch> {
     })
 }
 
-fn query(value: &Value<'_>) -> Option<Vec<FieldMatch>> {
-    field_matches(value, MAX_TEXT_CHARACTERS, |_| Ok(()))
+fn query(value: &Value<'_>, context: &Context<'_>) -> Option<Vec<FieldMatch>> {
+    field_matches(value, context, MAX_TEXT_CHARACTERS, |_| Ok(()))
 }
 
 /// Names with the values that they must have. A name that is there twice is an error, as in the standard's schema.
 fn field_matches(
     value: &Value<'_>,
+    context: &Context<'_>,
     max_characters: usize,
     check_exact: fn(&str) -> Result<(), &'static str>,
 ) -> Option<Vec<FieldMatch>> {
@@ -210,7 +215,7 @@ fn field_matches(
             let value = fields.required("value", |value| {
                 value.parse(|text| text::check_length(text, max_characters))?;
                 if comparison? == Comparison::Regex {
-                    return route::pattern(value).map(ValueMatch::Regex);
+                    return context.pattern(value).map(ValueMatch::Regex);
                 }
                 let exact = value.parse(|text| check_exact(text).map(|()| text.to_owned()))?;
                 Some(ValueMatch::Exact(exact))

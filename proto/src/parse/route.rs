@@ -27,6 +27,8 @@ const MAX_MATCHES: usize = 128;
 pub(super) const MAX_RULE_MATCHES: usize = 64;
 /// Headers, or parameters, of a match.
 pub(super) const MAX_FIELDS: usize = 16;
+/// What the regular expressions of a route may take when they are compiled: about a hundred usual ones.
+const MAX_PATTERN_MEMORY: usize = 1 << 20;
 const MAX_WEIGHT: u32 = 1_000_000;
 
 /// Why a rule may not have it: the same in both kinds.
@@ -46,6 +48,7 @@ pub(super) struct Context<'c> {
     namespace: &'c DnsLabel,
     rule_names: RefCell<HashSet<DnsName>>,
     matches: Cell<usize>,
+    pattern_memory: Cell<usize>,
 }
 
 /// Reads `spec` of a route in this namespace.
@@ -55,6 +58,7 @@ pub(super) fn spec(value: &Value<'_>, kind: RouteKind, namespace: &DnsLabel) -> 
         namespace,
         rule_names: RefCell::default(),
         matches: Cell::new(0),
+        pattern_memory: Cell::new(0),
     };
     value.mapping(|fields| {
         let parents = fields.required("parentRefs", |value| context.parents(value));
@@ -211,6 +215,25 @@ impl Context<'_> {
         self.matches.set(self.matches.get() + 1);
     }
 
+    /// A regular expression.
+    pub(super) fn pattern(&self, value: &Value<'_>) -> Option<Pattern> {
+        let before = self.pattern_memory.get();
+        if before > MAX_PATTERN_MEMORY {
+            // That was said, and one that is not compiled takes nothing.
+            return None;
+        }
+        let pattern = value.parse(|text| match text {
+            "" => Err("is empty: it would match what is empty alone".to_owned()),
+            _ => Pattern::parse(text).map_err(|error| error.to_string()),
+        })?;
+        let memory = before + pattern.memory();
+        self.pattern_memory.set(memory);
+        if memory > MAX_PATTERN_MEMORY {
+            value.error("the route's regular expressions take more than 1 MiB when compiled: make them simpler or fewer");
+        }
+        Some(pattern)
+    }
+
     /// Where a rule sends requests. `has_one_prefix` is whether it has exactly one match, of a prefix.
     pub(super) fn backends(&self, fields: &mut Fields<'_>, has_one_prefix: bool) -> Vec<BackendRef> {
         let backends = fields.optional("backendRefs", |value| {
@@ -237,14 +260,6 @@ impl Context<'_> {
             })
         })
     }
-}
-
-/// A regular expression.
-pub(super) fn pattern(value: &Value<'_>) -> Option<Pattern> {
-    value.parse(|text| match text {
-        "" => Err("is empty: it would match what is empty alone".to_owned()),
-        _ => Pattern::parse(text).map_err(|error| error.to_string()),
-    })
 }
 
 /// `group` and `kind`, which are these if they are left out. Whether they are a Service's; reports what is not.
