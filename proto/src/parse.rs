@@ -51,6 +51,7 @@ mod grpc_route;
 mod http_route;
 pub(crate) mod index;
 mod mesh_config;
+pub mod moment;
 pub(crate) mod object;
 mod reference_grant;
 mod route;

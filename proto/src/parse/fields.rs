@@ -1,6 +1,6 @@
 //! Fields that several kinds of document have, and the file of a proxy as well.
 
-use super::duration;
+use super::{duration, moment};
 use crate::error::shown;
 use crate::model::{AppProtocol, WorkloadPort};
 use crate::names::{DnsLabel, Labels, PortName};
@@ -9,8 +9,6 @@ use ipnet::IpNet;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// The words for what a port speaks. Kubernetes has a name of its own for HTTP/2 without TLS.
 const PROTOCOLS: [(&str, AppProtocol); 7] = [
@@ -73,11 +71,7 @@ pub fn duration(value: &Value<'_>) -> Option<Duration> {
 
 /// A moment (RFC 3339), such as `2026-01-31T12:00:00Z`, in seconds since 1970.
 pub fn timestamp(value: &Value<'_>) -> Option<i64> {
-    value.parse(|text| {
-        OffsetDateTime::parse(text, &Rfc3339)
-            .map(OffsetDateTime::unix_timestamp)
-            .map_err(|_| "is not a moment, such as 2026-01-31T12:00:00Z")
-    })
+    value.parse(moment::parse)
 }
 
 /// A list of at most so many.
