@@ -4,9 +4,11 @@
 use std::cmp::Ordering;
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
-use weft_proto::model::route::{FieldMatch, Hostname, PathMatch, Route, RouteKind, RouteMatch, ValueMatch};
+use weft_proto::model::route::{
+    FieldMatch, GrpcMatch, Hostname, PathMatch, Route, RouteKind, RouteMatch, ValueMatch,
+};
 
-use super::testing::{Get, grpc, hostname, http, path, route, table, value};
+use super::testing::{Get, hostname, path, route, table, value};
 
 /// A match that a request matches, by all that the list asks about.
 struct Candidate<'r> {
@@ -245,9 +247,14 @@ const CALLED: &[&str] = &[
     "/s/M", "/s/N", "/t/M", "/s.t/M", "/s.t/Mn", "/u/M", "/s", "/s/M/", "/s//M", "/", "/t/Mn",
 ];
 
+/// Made once: a pattern takes longer to make than all else here.
+fn values(texts: &[&str]) -> Vec<ValueMatch> {
+    texts.iter().map(|text| value(text)).collect()
+}
+
 fn fields(names: &'static [&'static str]) -> impl Strategy<Value = Vec<FieldMatch>> {
-    let field = (select(names), select(VALUES))
-        .prop_map(|(name, wanted)| FieldMatch::new(name.to_owned(), value(wanted)));
+    let field = (select(names), select(values(VALUES)))
+        .prop_map(|(name, wanted)| FieldMatch::new(name.to_owned(), wanted));
     vec(field, 0..3).prop_map(|mut fields| {
         fields.sort_by(|left, right| left.name.cmp(&right.name));
         fields.dedup_by(|left, right| left.name == right.name);
@@ -256,27 +263,27 @@ fn fields(names: &'static [&'static str]) -> impl Strategy<Value = Vec<FieldMatc
 }
 
 fn http_match() -> impl Strategy<Value = RouteMatch> {
+    let paths: Vec<PathMatch> = PATHS.iter().map(|text| path(text)).collect();
     let method = option::of(select(&["GET", "POST"][..]));
-    (
-        select(PATHS),
-        method,
-        fields(&["x", "y", "z"]),
-        fields(&["q", "r", " "]),
-    )
-        .prop_map(|(text, method, headers, query)| {
-            let mut made = http("/", method, &[], &[]);
-            made.path = Some(path(text));
-            made.headers = headers;
-            made.query = query;
-            made
-        })
+    let fields = (fields(&["x", "y", "z"]), fields(&["q", "r", " "]));
+    (select(paths), method, fields).prop_map(|(path, method, (headers, query))| {
+        let mut made = RouteMatch::default();
+        made.path = Some(path);
+        made.method = method;
+        made.headers = headers;
+        made.query = query;
+        made
+    })
 }
 
 fn grpc_match() -> impl Strategy<Value = RouteMatch> {
-    let service = option::of(select(SERVICES));
-    let method = option::of(select(METHODS));
+    let service = option::of(select(values(SERVICES)));
+    let method = option::of(select(values(METHODS)));
     (service, method, fields(&["x", "y", "z"])).prop_map(|(service, method, headers)| {
-        let mut made = grpc(service, method, &[]);
+        let mut made = RouteMatch::default();
+        if service.is_some() || method.is_some() {
+            made.grpc = Some(GrpcMatch::new(service, method));
+        }
         made.headers = headers;
         made
     })

@@ -1,9 +1,11 @@
 //! Routes and requests for tests.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, Method};
 use weft_proto::{
     model::{
-        Name,
+        AppProtocol, Name,
         route::{
             BackendRef, BackendTarget, FieldMatch, GrpcMatch, Hostname, PathMatch, Route, RouteKind,
             RouteMatch, RouteRule, ValueMatch,
@@ -14,6 +16,7 @@ use weft_proto::{
 };
 
 use super::{Asked, Table, Unresolved};
+use crate::snapshot::Backend;
 
 /// `NAMESPACE/NAME`.
 pub(crate) fn name(text: &str) -> Name {
@@ -33,6 +36,18 @@ pub(crate) fn backends(weights: &[(&str, u32)]) -> Vec<BackendRef> {
         .iter()
         .map(|(service, weight)| BackendRef::new(target(service), *weight))
         .collect()
+}
+
+/// One without endpoints.
+pub(crate) fn backend(name: &str) -> Arc<Backend> {
+    Arc::new(Backend {
+        name: name.into(),
+        port: 80,
+        protocol: AppProtocol::Http,
+        endpoints: Vec::new(),
+        unmeshed_denied: 0,
+        unready: 0,
+    })
 }
 
 /// A route whose rules have no backends.
