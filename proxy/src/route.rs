@@ -24,12 +24,17 @@
 )]
 
 mod bucket;
+mod explain;
 mod filter;
 mod group;
 mod hosts;
 mod matching;
 mod patterns;
+#[cfg(test)]
+mod reference;
 mod rule;
+#[cfg(test)]
+mod testing;
 mod value;
 
 use std::sync::Arc;
@@ -40,9 +45,10 @@ use weft_proto::model::route::{Hostname, Route};
 use self::{
     bucket::entry,
     hosts::Hosts,
-    matching::{Entry, Precedence, Request},
+    matching::{Entry, Order, Precedence, Request},
 };
 pub(crate) use self::{
+    explain::Considered,
     filter::{Filters, Mirror, Origin, Redirected},
     matching::Mismatch,
     rule::{Backends, Destination, Rule, Unresolved},
@@ -90,8 +96,13 @@ impl Table {
             for (index, rule) in route.rules.iter().enumerate() {
                 let compiled = Arc::new(Rule::compile(route, index, rule, backends));
                 for (number, wanted) in rule.matches.iter().enumerate() {
-                    if let Some(entry) = Entry::new(compiled.clone(), at, route.kind, wanted) {
-                        entries.push((entry.precedence((at, index, number)), entry));
+                    let order = Order {
+                        route: at,
+                        rule: index,
+                        number,
+                    };
+                    if let Some(entry) = Entry::new(compiled.clone(), order, wanted) {
+                        entries.push((entry.precedence(order), entry));
                     }
                 }
                 rules.push(compiled);

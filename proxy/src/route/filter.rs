@@ -286,3 +286,272 @@ fn with_prefix(path: &str, prefix: Option<&str>, replacement: &str) -> String {
     }
     new
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::SmallRng};
+    use weft_proto::names::DnsName;
+
+    use super::{
+        super::testing::{backend, target},
+        *,
+    };
+
+    fn compile(filters: &[Filter]) -> Filters {
+        Filters::compile(filters, &mut |target| match target.service.name.as_str() {
+            "missing" => Err(Unresolved {
+                reason: "missing",
+                sentence: "there is no such service".to_owned(),
+            }),
+            name => Ok(backend(name)),
+        })
+    }
+
+    fn change(set: &[(&str, &str)], add: &[(&str, &str)], remove: &[&str]) -> HeaderChange {
+        let pairs = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            pairs.collect()
+        };
+        let mut change = HeaderChange::default();
+        change.set = pairs(set);
+        change.add = pairs(add);
+        change.remove = remove.iter().map(|name| (*name).to_owned()).collect();
+        change
+    }
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    /// The head after a filter: headers, authority, path.
+    fn forwarded(
+        filter: Filter,
+        before: HeaderMap,
+        path: &str,
+        prefix: Option<&str>,
+    ) -> (HeaderMap, String, String) {
+        let mut headers = before;
+        let mut authority = Some(Authority::from_static("web:8080"));
+        let mut path = Some(path.parse().unwrap());
+        compile(&[filter]).on_request(&mut headers, &mut authority, &mut path, prefix);
+        (headers, authority.unwrap().to_string(), path.unwrap().to_string())
+    }
+
+    #[test]
+    fn headers_are_set_then_added_then_removed() {
+        let edit = change(
+            &[("a", "1"), ("new", "2")],
+            &[("a", "3"), ("b", "4,5")],
+            &["c", "none"],
+        );
+        let before = headers(&[
+            ("a", "x"),
+            ("a", "y"),
+            ("b", "z"),
+            ("c", "1"),
+            ("c", "2"),
+            ("d", "1"),
+        ]);
+        let after = headers(&[
+            ("a", "1"),
+            ("a", "3"),
+            ("new", "2"),
+            ("b", "z"),
+            ("b", "4,5"),
+            ("d", "1"),
+        ]);
+        let (request, authority, path) =
+            forwarded(Filter::RequestHeaders(edit.clone()), before.clone(), "/a?b", None);
+        assert_eq!(
+            (request, &*authority, &*path),
+            (after.clone(), "web:8080", "/a?b")
+        );
+        let filters = compile(&[Filter::ResponseHeaders(edit)]);
+        let mut response = before.clone();
+        filters.on_response(&mut response);
+        assert_eq!(response, after);
+        let mut request = before.clone();
+        filters.on_request(&mut request, &mut None, &mut None, None);
+        assert_eq!(request, before, "it is for answers");
+    }
+
+    #[test]
+    fn what_frames_a_message_or_is_the_meshs_stays() {
+        let names = [
+            "weft-hops",
+            "weft-port",
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "host",
+            "te",
+        ];
+        let before: HeaderMap = names
+            .iter()
+            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")))
+            .collect();
+        let pairs = names.map(|name| (name, "2"));
+        for edit in [
+            change(&pairs, &[], &[]),
+            change(&[], &pairs, &[]),
+            change(&[], &[], &names),
+        ] {
+            let (after, ..) = forwarded(Filter::RequestHeaders(edit), before.clone(), "/", None);
+            assert_eq!(after, before);
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_as_the_standards_table_has_it() {
+        for (path, prefix, replacement, modified) in [
+            // The table at `HTTPPathModifier.replacePrefixMatch`.
+            ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
+            ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
+            ("/foo/bar", "/foo/", "/xyz", "/xyz/bar"),
+            ("/foo/bar", "/foo/", "/xyz/", "/xyz/bar"),
+            ("/foo", "/foo", "/xyz", "/xyz"),
+            ("/foo/", "/foo", "/xyz", "/xyz/"),
+            ("/foo/bar", "/foo", "", "/bar"),
+            ("/foo/", "/foo", "", "/"),
+            ("/foo", "/foo", "", "/"),
+            ("/foo/", "/foo", "/", "/"),
+            ("/foo", "/foo", "/", "/"),
+            // What it leaves open.
+            ("/foo", "/foo", "/xyz/", "/xyz"),
+            ("/bar", "/", "/xyz", "/xyz/bar"),
+            ("/", "/", "/xyz", "/xyz/"),
+            ("/foo//bar", "/foo", "/xyz", "/xyz//bar"),
+            ("/foobar", "/foo", "/xyz", "/foobar"),
+            ("/other", "/foo", "/xyz", "/other"),
+            ("/foo", "/foo", "a/b", "/a/b"),
+        ] {
+            let mut rewrite = model::Rewrite::default();
+            rewrite.path = Some(PathChange::Prefix(replacement.to_owned()));
+            for query in ["", "?", "?a=/foo"] {
+                let path = format!("{path}{query}");
+                let filter = Filter::Rewrite(rewrite.clone());
+                let (_, authority, is) = forwarded(filter, HeaderMap::new(), &path, Some(prefix));
+                assert_eq!(is, format!("{modified}{query}"), "{path} {prefix} {replacement}");
+                assert_eq!(authority, "web:8080");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rewrite_changes_host_and_path() {
+        let mut rewrite = model::Rewrite::default();
+        rewrite.hostname = Some(DnsName::parse("other.example").unwrap());
+        rewrite.path = Some(PathChange::Full("/new".to_owned()));
+        let filter = || Filter::Rewrite(rewrite.clone());
+        let (_, authority, path) = forwarded(filter(), HeaderMap::new(), "/old/path?q=1", None);
+        assert_eq!((&*authority, &*path), ("other.example", "/new?q=1"));
+        let (_, _, path) = forwarded(filter(), HeaderMap::new(), "*", None);
+        assert_eq!(path, "/new");
+    }
+
+    fn location(made: impl Fn(&mut model::Redirect), origin: (&str, &str, u16, &str)) -> String {
+        let mut redirect = model::Redirect::new(301);
+        made(&mut redirect);
+        let filters = compile(&[Filter::Redirect(redirect)]);
+        let (scheme, host, port, path) = origin;
+        let answer = filters.redirect(&Origin {
+            scheme,
+            host,
+            port,
+            path: &path.parse().unwrap(),
+            prefix: Some("/a"),
+        });
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, StatusCode::MOVED_PERMANENTLY);
+        answer.location.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_redirect_keeps_what_it_does_not_name() {
+        let here = ("http", "web", 8080, "/a/b?q=1");
+        let is = |made: &dyn Fn(&mut model::Redirect), ought: &str| assert_eq!(location(made, here), ought);
+        is(&|_| {}, "http://web:8080/a/b?q=1");
+        is(
+            &|to| to.hostname = Some(DnsName::parse("o.example").unwrap()),
+            "http://o.example:8080/a/b?q=1",
+        );
+        is(
+            &|to| to.path = Some(PathChange::Full("/n".into())),
+            "http://web:8080/n?q=1",
+        );
+        is(
+            &|to| to.path = Some(PathChange::Prefix("/n".into())),
+            "http://web:8080/n/b?q=1",
+        );
+        is(
+            &|to| to.path = Some(PathChange::Prefix("".into())),
+            "http://web:8080/b?q=1",
+        );
+        let strange = ("http", "[::1]", 80, "/a/\u{e9}");
+        assert_eq!(location(|_| {}, strange), "http://[::1]/a/%C3%A9");
+    }
+
+    #[test]
+    fn the_port_of_a_redirect_follows_from_its_scheme() {
+        for (scheme, port, listener, ought) in [
+            (None, None, 80, "http://web/"),
+            (None, None, 443, "http://web:443/"),
+            (None, Some(80), 8080, "http://web/"),
+            (None, Some(443), 8080, "http://web:443/"),
+            (Some("http"), None, 8080, "http://web/"),
+            (Some("https"), None, 8080, "https://web/"),
+            (Some("https"), Some(443), 8080, "https://web/"),
+            (Some("https"), Some(80), 8080, "https://web:80/"),
+            (Some("https"), Some(8443), 80, "https://web:8443/"),
+        ] {
+            let is = location(
+                |to| (to.scheme, to.port) = (scheme, port),
+                ("http", "web", listener, "/"),
+            );
+            assert_eq!(is, ought, "{scheme:?} {port:?} {listener}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_redirected_without_a_redirect() {
+        let origin = Origin {
+            scheme: "http",
+            host: "web",
+            port: 80,
+            path: &PathAndQuery::from_static("/"),
+            prefix: None,
+        };
+        assert_eq!(compile(&[]).redirect(&origin), None);
+        for status in [301, 302, 303, 307, 308] {
+            let filters = compile(&[Filter::Redirect(model::Redirect::new(status))]);
+            assert_eq!(filters.redirect(&origin).unwrap().status.as_u16(), status);
+        }
+    }
+
+    #[test]
+    fn mirrors_copy_their_share() {
+        let mirror = |service: &str, share| Filter::Mirror(model::Mirror::new(target(service), share));
+        let filters = compile(&[
+            mirror("shop/all", Share::ALL),
+            mirror("shop/none", Share::percent(0)),
+            mirror("shop/third", Share::new(1, 3)),
+            mirror("shop/missing", Share::ALL),
+        ]);
+        let mut rng = SmallRng::seed_from_u64(1);
+        let mut copies = std::collections::HashMap::<String, u32>::new();
+        for _ in 0..30_000 {
+            for backend in filters.copies(&mut rng) {
+                *copies.entry(backend.name.to_string()).or_default() += 1;
+            }
+        }
+        assert_eq!(copies.remove("all"), Some(30_000));
+        assert!(copies.remove("third").unwrap().abs_diff(10_000) < 300);
+        assert!(copies.is_empty(), "{copies:?}");
+    }
+}

@@ -19,6 +19,8 @@ pub(super) struct Entry {
     pub(super) rule: Arc<Rule>,
     /// Its route's index.
     pub(super) route: usize,
+    /// Which of its rule's it is.
+    pub(super) number: usize,
     pub(super) place: Place,
     pub(super) method: Option<Method>,
     pub(super) headers: Box<[HeaderMatch]>,
@@ -85,8 +87,16 @@ pub(super) struct Precedence {
     method: Reverse<bool>,
     headers: Reverse<usize>,
     query: Reverse<usize>,
-    /// Route, rule, match. Routes come in the order that decides between them.
-    order: (usize, usize, usize),
+    order: Order,
+}
+
+/// Where the document has a match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Order {
+    /// Routes come in the order that decides between them.
+    pub(super) route: usize,
+    pub(super) rule: usize,
+    pub(super) number: usize,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,8 +117,9 @@ enum ValueRank {
 }
 
 impl Entry {
-    /// `None` for one that no request can match, which no document has: the name of a header is none.
-    pub(super) fn new(rule: Arc<Rule>, route: usize, kind: RouteKind, wanted: &RouteMatch) -> Option<Self> {
+    /// `order` is that of the document. `None` for one that no request can match, which no document has: the name of a
+    /// header is none.
+    pub(super) fn new(rule: Arc<Rule>, order: Order, wanted: &RouteMatch) -> Option<Self> {
         let headers = wanted.headers.iter().map(|header| {
             Some(HeaderMatch {
                 name: HeaderName::from_bytes(header.name.as_bytes()).ok()?,
@@ -117,17 +128,18 @@ impl Entry {
         });
         let method = wanted.method.map(|method| Method::from_bytes(method.as_bytes()));
         Some(Self {
+            place: Place::new(rule.kind, wanted),
             rule,
-            route,
-            place: Place::new(kind, wanted),
+            route: order.route,
+            number: order.number,
             method: method.transpose().ok()?,
             headers: headers.collect::<Option<_>>()?,
             query: wanted.query.as_slice().into(),
         })
     }
 
-    /// Its rank, which is the same for all hosts. `order` is that of the document.
-    pub(super) fn precedence(&self, order: (usize, usize, usize)) -> Precedence {
+    /// Its place among the others, which is the same for all hosts.
+    pub(super) fn precedence(&self, order: Order) -> Precedence {
         Precedence {
             place: self.place.rank(),
             method: Reverse(self.method.is_some()),

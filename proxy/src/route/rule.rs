@@ -105,3 +105,91 @@ impl Rule {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::SmallRng};
+    use weft_proto::model::route::{RouteKind, RouteRule};
+
+    use super::{
+        super::testing::{backends, http, name, table},
+        *,
+    };
+
+    /// The destinations of so many requests.
+    fn draw(weights: &[(&str, u32)], requests: usize) -> Vec<usize> {
+        let matches = vec![http("/", None, &[], &[])];
+        let rules = vec![RouteRule::new(matches, backends(weights))];
+        let route = Route::new(RouteKind::Http, name("shop/web"), Vec::new(), rules);
+        let table = table(&[route]);
+        let rule = table.rules().next().unwrap();
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut drawn = vec![0; weights.len()];
+        for _ in 0..requests {
+            if let Some(destination) = rule.choose(&mut rng) {
+                let at = rule
+                    .destinations
+                    .iter()
+                    .position(|other| other.target == destination.target);
+                drawn[at.unwrap()] += 1;
+            }
+        }
+        drawn
+    }
+
+    #[test]
+    fn each_destination_gets_its_share() {
+        const REQUESTS: u32 = 100_000;
+        for weights in [
+            &[90, 10][..],
+            &[1, 1],
+            &[1, 2, 3, 0, 4],
+            &[1_000_000, 1, 999_999],
+            &[0, 0, 5, 5],
+            &[1; 16],
+        ] {
+            let names: Vec<String> = (0..weights.len()).map(|at| format!("shop/v{at}")).collect();
+            let named: Vec<(&str, u32)> = names
+                .iter()
+                .map(String::as_str)
+                .zip(weights.iter().copied())
+                .collect();
+            let drawn = draw(&named, REQUESTS as usize);
+            let total: u32 = weights.iter().sum();
+            for (drawn, weight) in drawn.iter().zip(weights) {
+                let is = *drawn as f64 / f64::from(REQUESTS);
+                let ought = f64::from(*weight) / f64::from(total);
+                assert!((is - ought).abs() < 0.005, "{weights:?}: {is} for {ought}");
+                assert_eq!(
+                    *drawn == 0,
+                    *weight == 0 || ought < 0.000_1,
+                    "{weights:?}: {drawn}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn one_destination_gets_all_and_none_gets_none() {
+        assert_eq!(
+            draw(&[("shop/a", 0), ("shop/b", 3), ("shop/c", 0)], 100),
+            [0, 100, 0]
+        );
+        assert_eq!(draw(&[("shop/a", 0)], 100), [0]);
+        assert_eq!(draw(&[], 1), [0; 0]);
+    }
+
+    #[test]
+    fn rules_without_names_are_called_by_their_numbers() {
+        let matches = || vec![http("/", None, &[], &[])];
+        let mut rules = vec![
+            RouteRule::new(matches(), Vec::new()),
+            RouteRule::new(matches(), Vec::new()),
+        ];
+        rules[0].name = Some(name("shop/canary").name);
+        let route = Route::new(RouteKind::Http, name("shop/web"), Vec::new(), rules);
+        let table = table(&[route]);
+        let names: Vec<_> = table.rules().map(|rule| (&*rule.route, &*rule.name)).collect();
+        assert_eq!(names, [("shop/web", "canary"), ("shop/web", "1")]);
+    }
+}
