@@ -36,12 +36,15 @@ use weft_proto::{
     names::Labels,
 };
 
-pub(crate) use self::load::{InFlight, Load};
 use self::{
     draw::Search,
     hash::Table,
     load::Attempt,
     locality::{TIERS, Tier},
+};
+pub(crate) use self::{
+    explain::Eligibility,
+    load::{InFlight, Load},
 };
 use crate::{
     outlier::{self, Ejector, Health, Outcome, Probe},
@@ -314,50 +317,6 @@ fn has_all(labels: &Labels, subset: &Labels) -> bool {
 fn table(members: &[Member], tier: Range<usize>) -> Table {
     let members = members.get(tier).unwrap_or_default();
     Table::new(&members.iter().map(|member| member.hash).collect::<Vec<_>>())
-}
-
-/// Picks the less loaded of two of `endpoints`, where there is no balancer: one that is not among `tried`. `None` if there is none left.
-pub(crate) fn pick<'a>(
-    endpoints: &'a [Arc<Endpoint>],
-    tried: &[Arc<str>],
-    rng: &mut impl Rng,
-) -> Option<&'a Arc<Endpoint>> {
-    if tried.is_empty() {
-        let (first, second) = two_of(endpoints.len(), rng)?;
-        return less_loaded(endpoints.get(first), endpoints.get(second));
-    }
-    let left: Vec<_> = endpoints
-        .iter()
-        .filter(|endpoint| !tried.contains(&endpoint.uid))
-        .collect();
-    let (first, second) = two_of(left.len(), rng)?;
-    less_loaded(left.get(first).copied(), left.get(second).copied())
-}
-
-/// Two different indices below `count`, the same one twice if there is but one: an endpoint drawn against itself
-/// would be picked however loaded it is.
-fn two_of(count: usize, rng: &mut impl Rng) -> Option<(usize, usize)> {
-    match count {
-        0 => None,
-        1 => Some((0, 0)),
-        _ => {
-            let first = rng.random_range(0..count);
-            let second = rng.random_range(0..count - 1);
-            Some((first, second + usize::from(second >= first)))
-        }
-    }
-}
-
-fn less_loaded<'a>(
-    first: Option<&'a Arc<Endpoint>>,
-    second: Option<&'a Arc<Endpoint>>,
-) -> Option<&'a Arc<Endpoint>> {
-    let (first, second) = (first?, second?);
-    Some(if second.load.in_flight() < first.load.in_flight() {
-        second
-    } else {
-        first
-    })
 }
 
 #[cfg(test)]

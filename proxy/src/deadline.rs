@@ -59,18 +59,18 @@ impl Deadline {
             .or_earlier(caller.map_or(Self::NONE, |left| Self::within(now, left)))
     }
 
-    /// Of a request from the mesh, which may say what the caller's sidecar has left for it.
+    /// Of a request from the mesh, which may say what the caller's sidecar has left for it. The clock is read only then.
     ///
     /// # Errors
     /// `weft-timeout` is malformed.
-    pub(crate) fn of_inbound(now: Instant, headers: &HeaderMap) -> Result<Self, Failure> {
+    pub(crate) fn of_inbound(headers: &HeaderMap, now: impl FnOnce() -> Instant) -> Result<Self, Failure> {
         let mut values = headers.get_all(WEFT_TIMEOUT).iter();
         let Some(value) = values.next() else {
             return Ok(Self::NONE);
         };
         let left = parse_millis(value.as_bytes()).filter(|_| values.next().is_none());
         let left = left.ok_or(Failure::BadField("weft-timeout"))?;
-        Ok(Self::within(now, left))
+        Ok(Self::within(now(), left))
     }
 
     /// The earlier of the two.
