@@ -415,6 +415,11 @@ impl WorkerSink {
         self.metrics.connection_refused(reason);
     }
 
+    /// What became of a copy of a request.
+    pub(crate) fn mirrored(&self, backend: &Backend, outcome: &'static str) {
+        self.metrics.mirrored(&backend.name, outcome);
+    }
+
     fn route(&self, event: &Event) -> Rc<RouteMetrics> {
         let service = match (event.direction, &event.service) {
             (Direction::Inbound, _) => self.workload.clone(),
