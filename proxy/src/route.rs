@@ -36,6 +36,7 @@ mod rule;
 #[cfg(test)]
 mod testing;
 mod value;
+mod words;
 
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ pub(crate) use self::{
     filter::{Filters, Mirror, Origin, Redirected},
     matching::Mismatch,
     rule::{Backends, Destination, Rule, Unresolved},
+    words::percent,
 };
 
 /// The rules of all routes of a port of a service.
