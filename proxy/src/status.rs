@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     control::{ControlState, keeper::RotationState},
     drain::Drain,
+    explain::Explainer,
     memory,
     metrics::{ControlFigures, Metrics, PathFigures, TransportFigures, UPKEEP},
     snapshot::{Frontend, Reach, Snapshot},
@@ -94,8 +95,13 @@ impl Status {
     ///
     /// # Errors
     /// An address can't be bound.
-    pub(crate) async fn serve(self, config: &Config, workers: Workers<Report>) -> Result<Served, PageError> {
-        let pages = self.pages(workers);
+    pub(crate) async fn serve(
+        self,
+        config: &Config,
+        workers: Workers<Report>,
+        explainer: Explainer,
+    ) -> Result<Served, PageError> {
+        let pages = self.pages(workers, explainer);
         let mut served = Served(Vec::new());
         for address in &config.listen.admin {
             let listener = bind(*address).await?;
@@ -129,7 +135,7 @@ impl Status {
         Ok(served)
     }
 
-    fn pages(self, workers: Workers<Report>) -> Pages {
+    fn pages(self, workers: Workers<Report>, explainer: Explainer) -> Pages {
         let metrics = self.metrics.clone();
         let status = Arc::new(self);
         let (ready, snapshot, refresh) = (status.clone(), status.clone(), status);
@@ -137,6 +143,7 @@ impl Status {
             ready: Arc::new(move || ready.readiness()),
             snapshot: Arc::new(move || snapshot.snapshot()),
             workers,
+            explainer,
             metrics,
             refresh: Arc::new(move |metrics| refresh.refresh(metrics)),
         }
