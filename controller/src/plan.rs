@@ -183,6 +183,11 @@ impl Wants {
         }
     }
 
+    /// Of the proxy.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// How many subjects there are.
     pub fn len(&self) -> usize {
         self.subjects.len()

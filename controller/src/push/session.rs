@@ -9,6 +9,7 @@
 //! every [`RETRY_REFUSED`].
 
 mod held;
+mod order;
 mod update;
 
 use std::{
