@@ -5,6 +5,8 @@ pub(crate) mod attempt;
 use std::{future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, task::Poll};
 
 use http::{HeaderValue, Method, Request, Response, request::Parts, uri::Scheme};
+use tokio::time::sleep;
+use weft_proto::model::policy::Retries;
 use weft_transport::{
     RequestStream,
     h3::{RequestHead, ResponseHead, fields},
@@ -25,7 +27,7 @@ use crate::{
     },
     plain, resolve,
     respond::{self, Failure, is_grpc},
-    retry::{Tried, may_retry},
+    retry::{self, Decision, Outcome, Tried},
     snapshot::{Backend, NoRoute, Reach, Upstream},
     telemetry::Record,
     tunnel,
@@ -216,6 +218,8 @@ async fn at_endpoints(
 ) -> Result<Response<ResponseBody>, Refused> {
     let mut expects = upload.take_continue();
     let mut tried = Tried::default();
+    let retries = Retries::default();
+    let policy = retry::Policy::new(&retries, None);
     loop {
         let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
             let none = Failure::NoEndpoint {
@@ -245,7 +249,8 @@ async fn at_endpoints(
         };
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        let elsewhere = upload.can_restart() && tried.leaves_another(&head.method, backend.endpoints.len());
+        let elsewhere =
+            upload.can_restart() && policy.leaves_silent(&head.method, &tried, backend.endpoints.len());
         let patience = Patience {
             connect: CONNECT,
             answer: None,
@@ -262,12 +267,23 @@ async fn at_endpoints(
             },
             Err(failure) => failure,
         };
-        tried.add(&endpoint, &failure);
-        if !may_retry(&failure, &head.method, tried.count()) || !upload.can_restart() {
-            return Err(Refused { failure, record });
+        let outcome = Outcome::from(&failure);
+        tried.add(&endpoint, outcome);
+        let progress = retry::Progress {
+            method: &head.method,
+            tried: &tried,
+            can_replay: upload.can_restart(),
+            left: None,
+            retry_after: None,
+        };
+        match retry::decide(policy, outcome, &progress, || true, &mut *worker.rng()) {
+            Decision::GiveUp(_) => return Err(Refused { failure, record }),
+            Decision::Retry { after } => {
+                record.on_retry(failure);
+                sleep(after).await;
+                upload.restart();
+            }
         }
-        record.on_retry(failure);
-        upload.restart();
     }
 }
 

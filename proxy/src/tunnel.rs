@@ -3,7 +3,8 @@
 use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts, uri::Authority};
-use tokio::io::copy_bidirectional;
+use tokio::{io::copy_bidirectional, time::sleep};
+use weft_proto::model::policy::Retries;
 use weft_transport::{
     RequestStream, TunnelError, copy_tunnel,
     h3::{Protocol, RequestHead, ResponseHead, fields},
@@ -24,7 +25,7 @@ use crate::{
         websocket::{self, WebSocketKey},
     },
     respond::Failure,
-    retry::{Tried, may_retry},
+    retry::{self, Decision, Outcome, Tried},
     snapshot::{Backend, Endpoint, InFlight, Reach, Upstream},
     telemetry::{self, Record},
     worker::Worker,
@@ -215,6 +216,7 @@ async fn open_stream_to(
     head: impl Fn(&Endpoint) -> RequestHead,
 ) -> Result<Opened, Failure> {
     let mut tried = Tried::default();
+    let retries = Retries::default();
     loop {
         let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
             let none = Failure::NoEndpoint {
@@ -229,11 +231,23 @@ async fn open_stream_to(
             Ok(opened) => return Ok(opened),
             Err(failure) => failure,
         };
-        tried.add(&endpoint, &failure);
-        if !may_retry(&failure, &Method::CONNECT, tried.count()) {
-            return Err(failure);
+        let outcome = Outcome::from(&failure);
+        tried.add(&endpoint, outcome);
+        let progress = retry::Progress {
+            method: &Method::CONNECT,
+            tried: &tried,
+            can_replay: true,
+            left: None,
+            retry_after: None,
+        };
+        let policy = retry::Policy::new(&retries, None);
+        match retry::decide(policy, outcome, &progress, || true, &mut *worker.rng()) {
+            Decision::GiveUp(_) => return Err(failure),
+            Decision::Retry { after } => {
+                record.on_retry(failure);
+                sleep(after).await;
+            }
         }
-        record.on_retry(failure);
     }
 }
 
