@@ -48,7 +48,56 @@ fn documents() -> Vec<Value> {
             "spec": {"hosts": ["api.example.com"], "ports": [{"name": "https", "port": 443, "appProtocol": "tls"}],
                 "resolution": "static", "endpoints": ["192.0.2.1"]},
         }),
+        http_route(),
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "calls", "namespace": "shop"},
+            "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "web", "sectionName": "http"}],
+                "rules": [{
+                    "matches": [
+                        {"method": {"service": "shop.v1.Cart", "method": "AddItem"}},
+                        {"method": {"type": "RegularExpression", "method": "Get.*"}, "headers": [{"name": "x-a", "value": "b"}]}],
+                    "filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "web", "port": 80}, "percent": 1}}],
+                    "backendRefs": [{"name": "web", "port": 80}]}]},
+        }),
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+            "metadata": {"name": "grant", "namespace": "shop"},
+            "spec": {
+                "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "lab"}],
+                "to": [{"group": "", "kind": "Service", "name": "web"}, {"group": "", "kind": "Service"}]},
+        }),
     ]
+}
+
+fn http_route() -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-31T12:00:00Z"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}],
+            "hostnames": ["web.example", "*.web.example"],
+            "rules": [
+                {
+                    "name": "testers",
+                    "matches": [{
+                        "path": {"type": "PathPrefix", "value": "/cart"}, "method": "GET",
+                        "headers": [{"name": "X-Tester", "type": "RegularExpression", "value": "y|yes"}],
+                        "queryParams": [{"name": "debug", "value": "1"}]}],
+                    "filters": [
+                        {"type": "RequestHeaderModifier", "requestHeaderModifier": {
+                            "set": [{"name": "x-a", "value": "b"}], "add": [{"name": "x-c", "value": "d"}], "remove": ["x-e"]}},
+                        {"type": "URLRewrite", "urlRewrite": {
+                            "hostname": "cart.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}}],
+                    "backendRefs": [
+                        {"name": "web", "port": 80, "weight": 9},
+                        {"name": "web-next", "namespace": "lab", "port": 80, "weight": 1, "filters": [
+                            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["server"]}}]}],
+                    "timeouts": {"request": "10s", "backendRequest": "2s"},
+                    "retry": {"codes": [503], "attempts": 2, "backoff": "100ms"}},
+                {
+                    "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 301}}]}]},
+    })
 }
 
 /// Draws numbers from the seed of the test, the same every time.

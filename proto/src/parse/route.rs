@@ -12,7 +12,7 @@ use crate::kinds::GATEWAY_GROUP;
 use crate::model::Name;
 use crate::model::route::{BackendRef, BackendTarget, Hostname, ParentRef, Route, RouteKind, RouteRule};
 use crate::names::{DnsLabel, DnsName};
-use crate::pattern::Pattern;
+use crate::pattern::{MAX_COMPILED_BYTES, Pattern, PatternError};
 use crate::reader::{Fields, Value};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -224,7 +224,16 @@ impl Context<'_> {
         }
         let pattern = value.parse(|text| match text {
             "" => Err("is empty: it would match what is empty alone".to_owned()),
-            _ => Pattern::parse(text).map_err(|error| error.to_string()),
+            _ => Pattern::parse(text).map_err(|error| {
+                // What could not be compiled cost as much.
+                let memory = if error == PatternError::TooBig {
+                    MAX_COMPILED_BYTES
+                } else {
+                    0
+                };
+                self.pattern_memory.set(before + memory);
+                error.to_string()
+            }),
         })?;
         let memory = before + pattern.memory();
         self.pattern_memory.set(memory);
@@ -291,6 +300,10 @@ fn read_kind(fields: &mut Fields<'_>, group: &str, kind: &str, wanted: &str) -> 
 
 fn hostname(value: &Value<'_>) -> Option<Hostname> {
     let text = value.string()?;
+    if text == "*" {
+        value.error("* is every host: leave hostnames out");
+        return None;
+    }
     match text.strip_prefix("*.") {
         Some(parent) => value.parse(|_| text::host(parent)).map(Hostname::Wildcard),
         None => value.parse(text::host).map(Hostname::Exact),
