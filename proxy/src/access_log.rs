@@ -65,8 +65,12 @@ pub(crate) struct Entry<'e> {
     pub(crate) path: &'e str,
     /// Authority of a request, or the server name of a TLS tunnel.
     pub(crate) authority: &'e str,
-    /// Service, or route.
+    /// The service that was called.
     pub(crate) service: &'e str,
+    /// The rule of a route that the request matched.
+    pub(crate) route: &'e str,
+    /// The service to which that sent it, if it is another one.
+    pub(crate) backend: &'e str,
     /// The workload that served it.
     pub(crate) endpoint: &'e str,
     /// SPIFFE ID of the caller.
@@ -254,6 +258,8 @@ impl Entry<'_> {
         text(output, "path", self.path.split('?').next().unwrap_or_default());
         text(output, "authority", self.authority);
         text(output, "service", self.service);
+        text(output, "route", self.route);
+        text(output, "backend", self.backend);
         text(output, "endpoint", self.endpoint);
         text(output, "caller", self.caller);
         text(output, "peer", self.peer);
@@ -402,6 +408,8 @@ mod tests {
             path: "/cart/1?token=secret",
             authority: "web",
             service: "default/web:80",
+            route: "",
+            backend: "",
             endpoint: "default/web-0",
             caller: "spiffe://mesh/ns/default/sa/client",
             peer: "spiffe://mesh/ns/default/sa/web",

@@ -56,6 +56,7 @@ fn less_loaded<'a>(
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};
+    use weft_proto::names::Labels;
 
     use super::*;
     use crate::snapshot::{Load, Reach};
@@ -66,6 +67,9 @@ mod tests {
                 uid: format!("w{port}").into(),
                 port,
                 reach: Reach::Plain(([127, 0, 0, 1], port).into()),
+                labels: Labels::default(),
+                version: None,
+                locality: None,
                 load: Arc::<Load>::default(),
             })
         };

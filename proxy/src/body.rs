@@ -1,6 +1,8 @@
 //! Bodies between a stream of the mesh and hyper: content as it comes, trailers behind it, and never an end that
 //! was not seen.
 
+mod timer;
+
 use std::{
     cell::Cell,
     pin::Pin,
@@ -13,6 +15,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use weft_transport::{Error, ErrorKind, RecvStream, h3::Code};
+
+pub(crate) use timer::Timer;
 
 use crate::{
     local::{error::Reset, headers::clean_trailers},
@@ -92,6 +96,8 @@ pub(crate) struct MeshBody {
     ended: bool,
     /// Still sends the request.
     upload: Option<UploadTask>,
+    /// How long it may take, if that is limited.
+    timer: Option<Box<Timer>>,
     record: Record,
 }
 
@@ -108,8 +114,15 @@ impl MeshBody {
             recv,
             ended,
             upload,
+            timer: None,
             record,
         }
+    }
+
+    /// Limits how long it may take.
+    pub(crate) fn with_timer(mut self, timer: Option<Box<Timer>>) -> Self {
+        self.timer = timer;
+        self
     }
 }
 
@@ -157,7 +170,13 @@ impl MeshBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        let frame = ready!(poll_frame(&mut self.recv, &mut self.ended, cx));
+        let frame = match poll_frame(&mut self.recv, &mut self.ended, cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => return self.poll_timer(cx).map(Some),
+        };
+        if let Some(timer) = &mut self.timer {
+            timer.on_progress();
+        }
         if self.ended {
             // The answer is whole: what is left of the request is of no use.
             self.upload = None;
@@ -178,6 +197,17 @@ impl MeshBody {
             }
             None => Poll::Ready(None),
         }
+    }
+
+    /// While nothing comes: whether it has taken too long.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, Reset>> {
+        let Some(timer) = &mut self.timer else {
+            return Poll::Pending;
+        };
+        let reason = ready!(timer.poll(cx));
+        self.record.fail(reason);
+        self.upload = None;
+        Poll::Ready(Err(Reset::new(h2::Reason::CANCEL)))
     }
 }
 

@@ -11,7 +11,7 @@ use weft_proto::model::{
 };
 use weft_transport::PeerKey;
 
-use crate::snapshot::{Backend, Endpoint, External, Inbound, Load, Reach, Snapshot, Used};
+use crate::snapshot::{Backend, Endpoint, External, Frontend, Inbound, Load, Reach, Snapshot, Used};
 
 /// Workloads that are not to be chosen as endpoints of a service. They can be called by their own addresses.
 pub(crate) type Unready = FxHashSet<Name>;
@@ -67,8 +67,8 @@ struct Compiler<'a> {
     mesh: &'a Mesh,
     unready: &'a Unready,
     facts: &'a Facts,
-    by_address: FxHashMap<SocketAddr, Arc<Backend>>,
-    by_name: FxHashMap<Box<str>, Vec<Arc<Backend>>>,
+    by_address: FxHashMap<SocketAddr, Arc<Frontend>>,
+    by_name: FxHashMap<Box<str>, Vec<Arc<Frontend>>>,
 }
 
 impl Compiler<'_> {
@@ -82,23 +82,31 @@ impl Compiler<'_> {
                 protocol: port.protocol,
                 unmeshed_denied: usize::from(endpoint.is_none()),
                 unready: 0,
-                used: self.facts.used(format!("workload {}", workload.uid)),
                 endpoints: endpoint.into_iter().map(Arc::new).collect(),
             };
+            let frontend = Frontend {
+                backend: Arc::new(backend),
+                routes: None,
+                used: self.facts.used(format!("workload {}", workload.uid)),
+            };
             self.by_address
-                .insert(SocketAddr::new(workload.address, port.port), Arc::new(backend));
+                .insert(SocketAddr::new(workload.address, port.port), Arc::new(frontend));
         }
     }
 
     fn add_service(&mut self, service: &Service) {
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in service.ports.iter().filter(|port| !port.protocol.is_udp()) {
-            let backend = Arc::new(self.service_port(service, port));
+            let frontend = Arc::new(Frontend {
+                backend: Arc::new(self.service_port(service, port)),
+                routes: None,
+                used: self.facts.used(format!("service {}", service.name)),
+            });
             if let Some(ip) = service.cluster_ip.address() {
                 self.by_address
-                    .insert(SocketAddr::new(ip, port.port), backend.clone());
+                    .insert(SocketAddr::new(ip, port.port), frontend.clone());
             }
-            ports.push(backend);
+            ports.push(frontend);
         }
         let name = format!("{}.{}", service.name.name, service.name.namespace);
         self.by_name.insert(name.into(), ports);
@@ -123,7 +131,6 @@ impl Compiler<'_> {
         }
         let name: Arc<str> = service.name.to_string().into();
         Backend {
-            used: self.facts.used(format!("service {name}")),
             unready,
             name,
             port: port.port,
@@ -173,8 +180,22 @@ impl Compiler<'_> {
             uid,
             port: port.port,
             reach,
+            version: version(workload),
+            labels: workload.labels.clone(),
+            locality: workload.locality.clone(),
         })
     }
+}
+
+/// The labels that say which version of the application a workload runs: that of Kubernetes' recommended labels, and the
+/// one that is common in meshes.
+const VERSION_LABELS: [&str; 2] = ["version", "app.kubernetes.io/version"];
+
+fn version(workload: &Workload) -> Option<Arc<str>> {
+    let label = VERSION_LABELS
+        .iter()
+        .find_map(|name| workload.labels.get(*name))?;
+    Some(label.as_str().into())
 }
 
 impl Facts {

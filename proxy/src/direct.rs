@@ -31,7 +31,7 @@ use crate::{
     snapshot::{Inbound, InboundPort},
     telemetry::{Protocol, Record},
     tunnel::{self, Tunnel},
-    upload::Upload,
+    upload::{self, Upload},
     worker::Worker,
 };
 
@@ -168,7 +168,15 @@ async fn request(
     let answered = match read_head(&mut head, &mut record) {
         Ok(target) => {
             let head = app_head(target, head, address);
-            plain::call(&worker.direct, address, version, head, Upload::new(body), record).await
+            plain::call(
+                &worker.direct,
+                address,
+                version,
+                head,
+                Upload::new(body, upload::REPLAY),
+                record,
+            )
+            .await
         }
         Err(failure) => Err(Refused { failure, record }),
     };

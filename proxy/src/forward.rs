@@ -1,19 +1,16 @@
 //! One request of the application, from its head to its answer: route, pick, send, retry, respond.
 
-use std::{
-    future::{Future, poll_fn},
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
+pub(crate) mod attempt;
+
+use std::{future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, task::Poll};
+
+use http::{HeaderValue, Method, Request, Response, request::Parts, uri::Scheme};
+use weft_transport::{
+    RequestStream,
+    h3::{RequestHead, ResponseHead, fields},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Scheme};
-use weft_transport::{
-    Error, ErrorKind, PeerKey, RequestStream,
-    h3::{Code, RequestHead, ResponseHead, fields},
-};
+use attempt::{CONNECT, Patience, attempt, refusal};
 
 use crate::{
     body::{MeshBody, ResponseBody},
@@ -29,17 +26,15 @@ use crate::{
     plain, resolve,
     respond::{self, Failure, is_grpc},
     retry::{Tried, may_retry},
-    snapshot::{Backend, NoRoute, Reach, Route},
+    snapshot::{Backend, NoRoute, Reach, Upstream},
     telemetry::Record,
     tunnel,
-    upload::{Upload, UploadError},
+    upload::{self, Upload},
     worker::Worker,
 };
 
 /// A request that has passed this many sidecars goes round in circles.
 const MAX_HOPS: u16 = 16;
-/// How long a request waits for a stream to a peer: a dial, or room under the peer's stream limit.
-const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the request's connection is.
 #[derive(Clone, Debug)]
@@ -73,22 +68,24 @@ pub(crate) async fn serve(
     let mut record = worker.begin_record(&head, caller.version);
     let grpc = is_grpc(&head.headers);
     let result = match plan(&worker, &caller, &mut head, &mut record).await {
-        Ok(Plan::Request(route, target)) => {
-            exchange(&worker, caller.version, route, target, head, body, record).await
+        Ok(Plan::Request(upstream, target)) => {
+            exchange(&worker, caller.version, upstream, target, head, body, record).await
         }
-        Ok(Plan::WebSocket(route, target, key)) => {
+        Ok(Plan::WebSocket(upstream, target, key)) => {
             let handshake = tunnel::Handshake { key, upgrade };
-            Box::pin(tunnel::websocket(&worker, route, target, head, handshake, record)).await
+            Box::pin(tunnel::websocket(
+                &worker, upstream, target, head, handshake, record,
+            ))
+            .await
         }
-        Ok(Plan::Connect(route)) => Box::pin(tunnel::connect(&worker, route, upgrade, record)).await,
+        Ok(Plan::Connect(upstream)) => Box::pin(tunnel::connect(&worker, upstream, upgrade, record)).await,
         Err(failure) => Err(Refused { failure, record }),
     };
     match result {
         Ok(response) => Ok(response),
-        Err(Refused {
-            failure: Failure::Transport(error),
-            ..
-        }) if is_callers_end(&error) => Err(Reset::new(h2::Reason::CANCEL)),
+        Err(Refused { failure, .. }) if attempt::is_callers_end(&failure) => {
+            Err(Reset::new(h2::Reason::CANCEL))
+        }
         Err(Refused { failure, mut record }) => {
             record.refuse(&failure);
             Ok(respond::to_application(&failure, grpc))
@@ -104,10 +101,10 @@ pub(crate) struct Refused {
 
 /// What a request asks of us.
 enum Plan {
-    Request(Route, Target),
-    WebSocket(Route, Target, WebSocketKey),
+    Request(Upstream, Target),
+    WebSocket(Upstream, Target, WebSocketKey),
     /// A tunnel, as a client of an HTTP proxy asks for it.
-    Connect(Route),
+    Connect(Upstream),
 }
 
 /// Reads the head, finds where it leads, and makes it fit to travel.
@@ -119,28 +116,33 @@ async fn plan(
 ) -> Result<Plan, Failure> {
     let target = Target::read(head)?;
     record.set_target(&target);
-    let route = route(worker, &caller.destination, &target, &head.method).await?;
+    let upstream = resolve(worker, &caller.destination, &target, &head.method).await?;
     // The application could get at them itself, but whom it serves might have written the destination.
-    if let Route::External(address) = &route
+    if let Upstream::External(address) = &upstream
         && worker.listeners.contains(*address)
     {
         return Err(NoRoute::OwnListener.into());
     }
-    record.set_route(&route);
+    record.set_upstream(&upstream);
     count_hop(head)?;
     if head.method == Method::CONNECT {
-        return Ok(Plan::Connect(route));
+        return Ok(Plan::Connect(upstream));
     }
     let handshake = websocket::handshake(head)?;
     clean_request(&mut head.headers)?;
     Ok(match handshake {
-        Some(key) => Plan::WebSocket(route, target, key),
-        None => Plan::Request(route, target),
+        Some(key) => Plan::WebSocket(upstream, target, key),
+        None => Plan::Request(upstream, target),
     })
 }
 
 /// CONNECT always says where it leads; other requests may be on a connection that has said so already.
-async fn route(worker: &Worker, meant: &Meant, target: &Target, method: &Method) -> Result<Route, NoRoute> {
+async fn resolve(
+    worker: &Worker,
+    meant: &Meant,
+    target: &Target,
+    method: &Method,
+) -> Result<Upstream, NoRoute> {
     match meant {
         Meant::Address(address) if *method != Method::CONNECT => {
             return resolve::by_address(worker, *address).await;
@@ -177,17 +179,19 @@ pub(crate) fn count_hop(head: &mut Parts) -> Result<(), Failure> {
 async fn exchange(
     worker: &Rc<Worker>,
     version: HttpVersion,
-    route: Route,
+    upstream: Upstream,
     target: Target,
     head: Parts,
     body: RequestBody,
     record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let head = mesh_head(version, &route, target, head);
-    let upload = Upload::new(body);
-    match route {
-        Route::Backend(backend) => at_endpoints(worker, version, &backend, head, upload, record).await,
-        Route::External(address) => {
+    let head = mesh_head(version, &upstream, target, head);
+    let upload = Upload::new(body, upload::REPLAY);
+    match upstream {
+        Upstream::Mesh(frontend) => {
+            at_endpoints(worker, version, &frontend.backend, head, upload, record).await
+        }
+        Upstream::External(address) => {
             Box::pin(plain::call(
                 &worker.outside,
                 address,
@@ -210,7 +214,7 @@ async fn at_endpoints(
     mut upload: Upload,
     mut record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let mut expects = upload.body_mut().take_continue();
+    let mut expects = upload.take_continue();
     let mut tried = Tried::default();
     loop {
         let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
@@ -242,7 +246,12 @@ async fn at_endpoints(
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
         let elsewhere = upload.can_restart() && tried.leaves_another(&head.method, backend.endpoints.len());
-        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, elsewhere).await {
+        let patience = Patience {
+            connect: CONNECT,
+            answer: None,
+            elsewhere,
+        };
+        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, patience).await {
             Ok((stream, answer)) => match refusal(&answer) {
                 None => {
                     record.on_answer(answer.status, Some(in_flight), upload.sent());
@@ -251,7 +260,7 @@ async fn at_endpoints(
                 }
                 Some(reason) => Failure::Unprocessed(reason),
             },
-            Err(error) => Failure::Transport(error),
+            Err(failure) => failure,
         };
         tried.add(&endpoint, &failure);
         if !may_retry(&failure, &head.method, tried.count()) || !upload.can_restart() {
@@ -260,82 +269,6 @@ async fn at_endpoints(
         record.on_retry(failure);
         upload.restart();
     }
-}
-
-/// The peer's sidecar says that its application saw nothing: its reason.
-pub(crate) fn refusal(answer: &ResponseHead) -> Option<String> {
-    let reason = answer.headers.get(fields::WEFT_UNPROCESSED)?;
-    Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
-}
-
-/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along. A peer that has
-/// fallen silent is waited for unless the request can be done `elsewhere`.
-async fn attempt(
-    worker: &Worker,
-    peer: &PeerKey,
-    head: &RequestHead,
-    upload: &mut Upload,
-    expects: &mut Option<Continue>,
-    elsewhere: bool,
-) -> Result<(RequestStream, ResponseHead), Error> {
-    let mut stream = open_stream(worker, peer).await?;
-    stream.queue_request(head)?;
-    let answer = poll_fn(|cx| {
-        if !upload.is_done() {
-            match upload.poll(&mut stream.send, cx) {
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(UploadError::Application)) => return Poll::Ready(Err(callers_end())),
-                // The answer, or its absence, tells more than the end of our sending.
-                Poll::Ready(Err(UploadError::Peer)) => upload.stop(),
-            }
-        }
-        loop {
-            return match stream.recv.poll_response_head(cx) {
-                Poll::Ready(Ok(interim)) if interim.is_interim() => {
-                    if interim.status == StatusCode::CONTINUE
-                        && let Some(expects) = expects.take()
-                    {
-                        expects.send();
-                    }
-                    continue;
-                }
-                Poll::Pending if elsewhere && stream.recv.is_unresponsive() => {
-                    Poll::Ready(Err(ErrorKind::Unresponsive.into()))
-                }
-                other => other,
-            };
-        }
-    });
-    let answer = answer.await;
-    match answer {
-        Ok(answer) => Ok((stream, answer)),
-        Err(error) => {
-            stream.send.reset(Code::H3_REQUEST_CANCELLED);
-            Err(error)
-        }
-    }
-}
-
-/// A stream to `peer`, within the time that a request may wait for one.
-pub(crate) async fn open_stream(worker: &Worker, peer: &PeerKey) -> Result<RequestStream, Error> {
-    let mut stream = std::pin::pin!(worker.pool.stream(peer));
-    // A warm peer has one at once: then no timer is made.
-    if let Poll::Ready(stream) = poll_fn(|cx| Poll::Ready(stream.as_mut().poll(cx))).await {
-        return stream;
-    }
-    let stream = tokio::time::timeout(STREAM_TIMEOUT, stream);
-    stream
-        .await
-        .unwrap_or_else(|_| Err(ErrorKind::StreamLimit.into()))
-}
-
-/// What stands for "the application went away" among the errors of an attempt.
-fn callers_end() -> Error {
-    ErrorKind::Closed.into()
-}
-
-fn is_callers_end(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Closed)
 }
 
 async fn respond_with(
@@ -363,13 +296,18 @@ async fn respond_with(
 }
 
 /// The head as it travels.
-pub(crate) fn mesh_head(version: HttpVersion, route: &Route, target: Target, head: Parts) -> RequestHead {
+pub(crate) fn mesh_head(
+    version: HttpVersion,
+    upstream: &Upstream,
+    target: Target,
+    head: Parts,
+) -> RequestHead {
     let mut headers = head.headers;
     headers.insert(fields::WEFT_PROTOCOL, HeaderValue::from_static(version.as_str()));
     RequestHead {
         method: head.method,
         scheme: Some(Scheme::HTTP),
-        authority: Some(target.authority.unwrap_or_else(|| route.authority())),
+        authority: Some(target.authority.unwrap_or_else(|| upstream.authority())),
         path: target.path,
         protocol: None,
         headers,

@@ -1,8 +1,8 @@
 //! Every metric of the proxy: names, units, help, labels. Nothing is registered anywhere else.
 //!
-//! Labels are enums, reasons that are written in the code, and the names of services, which come from the
-//! configuration. No path, host or address becomes a label, so the series are bounded; [`MAX_SERVICES`] is a second
-//! bound.
+//! Labels are enums, reasons that are written in the code, and names of services, routes and versions, which come from
+//! the configuration. No path, host or address becomes a label, so the series are bounded; [`MAX_SERVICES`] and
+//! [`MAX_SERIES`] are second bounds.
 //!
 //! Handles are made once: a service's [`RouteMetrics`] cost a request two atomic additions and one sample of the
 //! histogram. The exporter keeps samples as they are until [`Metrics::upkeep`] sorts them into buckets: 50 to 150 ns
@@ -22,6 +22,8 @@ pub(crate) const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Services beyond these share one label value, `(other)`.
 const MAX_SERVICES: usize = 1_000;
+/// Combinations of service, route, backend and version beyond these are told by their service alone.
+const MAX_SERIES: usize = 4_000;
 const OTHER: &str = "(other)";
 
 /// From what a loopback pair takes to what a patient caller waits.
@@ -56,11 +58,13 @@ macro_rules! declare {
 
 declare! {
     REQUESTS = Counter "weft_requests_total", Count,
-        "Requests that ended, by direction, service, class of the status, gRPC status (empty: not gRPC) and the reason of an answer of the mesh's own (empty: the application's answer).";
+        "Requests that ended, by direction, service, route, backend, version of the endpoint, class of the status, gRPC status (empty: not gRPC) and the reason of an answer of the mesh's own (empty: the application's answer).";
     DURATION = Histogram "weft_request_duration_seconds", Seconds,
         "From a request's head to the end of its response.";
     RETRIES = Counter "weft_retries_total", Count,
         "Requests sent again to another endpoint, by why the one before failed.";
+    MIRRORED = Counter "weft_mirrored_requests_total", Count,
+        "Copies of requests that routes ask for, by the service that they went to and what became of them (sent, failed, too_large: more content than is kept, too_many: as many as may be were under way).";
     BYTES = Counter "weft_bytes_total", Bytes,
         "Bytes of bodies and tunnels, by direction, service and flow (sent to the service, received from it).";
     TUNNELS = Counter "weft_tunnels_total", Count,
@@ -220,14 +224,29 @@ pub(crate) struct TransportFigures {
 pub(crate) struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
-    services: Mutex<HashSet<String>>,
+    services: Mutex<HashSet<Arc<str>>>,
+    series: Mutex<HashSet<Series>>,
 }
 
-/// The metrics of one service in one direction. Keep them: making them allocates for each series.
+/// What requests are counted under. What is `None` is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Series {
+    pub(crate) direction: Direction,
+    /// The service that was called; inbound: this workload.
+    pub(crate) service: Arc<str>,
+    /// The rule that the request matched.
+    pub(crate) route: Option<Arc<str>>,
+    /// The service to which it was sent.
+    pub(crate) backend: Option<Arc<str>>,
+    /// Of the workload that it was sent to, by its label.
+    pub(crate) version: Option<Arc<str>>,
+}
+
+/// The metrics of one [`Series`]. Keep them: making them allocates for each.
 #[derive(Debug)]
 pub(crate) struct RouteMetrics {
     recorder: Arc<PrometheusRecorder>,
-    labels: [Label; 2],
+    labels: Vec<Label>,
     duration: Histogram,
     sent: Counter,
     received: Counter,
@@ -270,6 +289,7 @@ impl Metrics {
             handle: recorder.handle(),
             recorder: Arc::new(recorder),
             services: Mutex::default(),
+            series: Mutex::default(),
         };
         metrics
             .gauge(BUILD, vec![Label::new("version", env!("CARGO_PKG_VERSION"))])
@@ -277,12 +297,9 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The metrics of a service.
-    pub(crate) fn route(&self, direction: Direction, service: &str) -> RouteMetrics {
-        let labels = [
-            Label::new("direction", direction.as_str()),
-            Label::new("service", self.service(service)),
-        ];
+    /// The metrics of a series.
+    pub(crate) fn route(&self, series: &Series) -> RouteMetrics {
+        let labels = self.labels(series);
         let bytes = |flow| {
             counter(
                 &self.recorder,
@@ -294,7 +311,7 @@ impl Metrics {
         RouteMetrics {
             duration: self
                 .recorder
-                .register_histogram(&Key::from_parts(DURATION, labels.to_vec()), &METADATA),
+                .register_histogram(&Key::from_parts(DURATION, labels.clone()), &METADATA),
             sent: bytes("sent"),
             received: bytes("received"),
             plain: Default::default(),
@@ -312,6 +329,15 @@ impl Metrics {
         let open = self.connections_open("application", OPENED_BY);
         open.increment(1.0);
         OpenConnection(open)
+    }
+
+    /// Counts a copy of a request.
+    pub(crate) fn mirrored(&self, backend: &Arc<str>, outcome: &'static str) {
+        let labels = [
+            Label::new("backend", self.service(backend)),
+            Label::from_static_parts("outcome", outcome),
+        ];
+        counter(&self.recorder, MIRRORED, &[], labels).increment(1);
     }
 
     /// Counts a connection of an application that was refused.
@@ -423,12 +449,34 @@ impl Metrics {
         self.handle.render()
     }
 
+    /// The labels of a series, as far as there may be more of them.
+    fn labels(&self, series: &Series) -> Vec<Label> {
+        let mut labels = vec![
+            Label::new("direction", series.direction.as_str()),
+            Label::new("service", self.service(&series.service)),
+        ];
+        let mut known = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MAX_SERIES {
+            known.insert(series.clone());
+        } else if !known.contains(series) {
+            return labels;
+        }
+        for (name, value) in [
+            ("route", &series.route),
+            ("backend", &series.backend),
+            ("version", &series.version),
+        ] {
+            labels.extend(value.as_ref().map(|value| Label::new(name, value.to_string())));
+        }
+        labels
+    }
+
     /// The label value for a service.
-    fn service(&self, service: &str) -> String {
+    fn service(&self, service: &Arc<str>) -> String {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if services.contains(service) || services.len() < MAX_SERVICES {
-            services.insert(service.to_owned());
-            return service.to_owned();
+            services.insert(service.clone());
+            return service.to_string();
         }
         OTHER.to_owned()
     }
@@ -583,6 +631,16 @@ mod tests {
         }
     }
 
+    fn series(direction: Direction, service: &str) -> Series {
+        Series {
+            direction,
+            service: service.into(),
+            route: None,
+            backend: None,
+            version: None,
+        }
+    }
+
     fn has(text: &str, line: &str) {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
@@ -609,7 +667,7 @@ mod tests {
     #[test]
     fn requests_by_class_grpc_status_and_reason() {
         let metrics = Metrics::new().unwrap();
-        let route = metrics.route(Direction::Outbound, "default/web:80");
+        let route = metrics.route(&series(Direction::Outbound, "default/web:80"));
         for status in [200, 204, 503, 999] {
             route.request(&answer(status), Duration::from_micros(200));
         }
@@ -686,7 +744,7 @@ mod tests {
     fn handles_of_the_same_service_count_together() {
         let metrics = Metrics::new().unwrap();
         for _ in 0..2 {
-            let route = metrics.route(Direction::Inbound, "web");
+            let route = metrics.route(&series(Direction::Inbound, "web"));
             route.bytes(3, 4);
             route.retry("refused");
             route.plaintext();
@@ -713,7 +771,9 @@ mod tests {
     #[test]
     fn tunnels_and_connections_are_open_until_they_are_dropped() {
         let metrics = Metrics::new().unwrap();
-        let mut tunnel = metrics.route(Direction::Inbound, "db").tunnel(TunnelKind::Tcp);
+        let mut tunnel = metrics
+            .route(&series(Direction::Inbound, "db"))
+            .tunnel(TunnelKind::Tcp);
         let connection = metrics.connection();
         let labels = "direction=\"inbound\",service=\"db\",kind=\"tcp\"";
         let text = metrics.render();
@@ -781,14 +841,38 @@ mod tests {
     }
 
     #[test]
+    fn canaries_are_told_apart_by_route_backend_and_version_as_far_as_there_is_room() {
+        let metrics = Metrics::new().unwrap();
+        let canary = |route: usize| Series {
+            route: Some(format!("default/web#{route}").into()),
+            backend: Some("default/web-v2".into()),
+            version: Some("v2".into()),
+            ..series(Direction::Outbound, "default/web")
+        };
+        for route in 0..MAX_SERIES + 10 {
+            metrics.route(&canary(route)).bytes(1, 0);
+        }
+        metrics.route(&canary(0)).bytes(1, 0);
+        let text = metrics.render();
+        has(
+            &text,
+            "weft_bytes_total{direction=\"outbound\",service=\"default/web\",route=\"default/web#0\",backend=\"default/web-v2\",version=\"v2\",flow=\"sent\"} 2",
+        );
+        has(
+            &text,
+            "weft_bytes_total{direction=\"outbound\",service=\"default/web\",flow=\"sent\"} 10",
+        );
+    }
+
+    #[test]
     fn services_are_bounded_and_cannot_break_a_line() {
         let metrics = Metrics::new().unwrap();
         metrics
-            .route(Direction::Outbound, "a\"} 1\nweft_fake 1")
+            .route(&series(Direction::Outbound, "a\"} 1\nweft_fake 1"))
             .bytes(1, 0);
         for service in 0..MAX_SERVICES + 100 {
             metrics
-                .route(Direction::Outbound, &service.to_string())
+                .route(&series(Direction::Outbound, &service.to_string()))
                 .bytes(1, 0);
         }
         let text = metrics.render();

@@ -21,7 +21,7 @@ use crate::{
     local::{HttpVersion, io::LocalStream, server},
     resolve,
     respond::Failure,
-    snapshot::{NoRoute, Route},
+    snapshot::{NoRoute, Upstream},
     telemetry::Record,
     tunnel::{self, Tunnel},
     worker::Worker,
@@ -61,21 +61,21 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Socke
         }
     };
     let plan = plan(&worker, destination, &door).await;
-    let open = || -> Opening<'_> { Box::pin(open_probe(&worker, &plan.route)) };
+    let open = || -> Opening<'_> { Box::pin(open_probe(&worker, &plan.upstream)) };
     let decision = detect(&stream, plan.declared, plan.remembered, open).await;
-    if let (Some(first), Ok(Route::Backend(backend))) = (decision.first, &plan.route)
-        && backend.protocol == AppProtocol::Detect
+    if let (Some(first), Ok(Upstream::Mesh(frontend))) = (decision.first, &plan.upstream)
+        && frontend.backend.protocol == AppProtocol::Detect
     {
         worker
             .spoken
             .borrow_mut()
-            .remember(backend.name.clone(), backend.port, first);
+            .remember(frontend.backend.name.clone(), frontend.backend.port, first);
     }
     let stream = LocalStream::new(stream, decision.bytes);
     match decision.outcome {
         Outcome::Http(version) => serve_http(worker, stream, plan.meant, version).await,
         Outcome::Tunnel(opened, sni) => {
-            serve_tunnel(&worker, stream, plan.route, opened.map(|opened| *opened), sni).await
+            serve_tunnel(&worker, stream, plan.upstream, opened.map(|opened| *opened), sni).await
         }
         Outcome::Gone => {}
     }
@@ -83,7 +83,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Socke
 
 /// What is known of a connection before its first byte.
 struct Plan {
-    route: Result<Route, NoRoute>,
+    upstream: Result<Upstream, NoRoute>,
     declared: Declared,
     remembered: Option<First>,
     meant: Meant,
@@ -99,27 +99,30 @@ fn destination(
 }
 
 async fn plan(worker: &Worker, destination: Destination, door: &Door) -> Plan {
-    let route = match (door, destination) {
+    let upstream = match (door, destination) {
         (Door::Bind { host, port }, _) => resolve::by_host(worker, host, Some(*port)).await,
         (Door::Outbound, Destination::Original(address)) => resolve::by_address(worker, address).await,
         // Each request says where it goes, so there must be requests.
         (Door::Outbound, Destination::Explicit) => {
-            let route = Err(NoRoute::NoDestination);
+            let upstream = Err(NoRoute::NoDestination);
             return Plan {
-                route,
+                upstream,
                 declared: Declared::Http,
                 remembered: None,
                 meant: Meant::Said,
             };
         }
     };
-    let (declared, remembered) = match &route {
-        Ok(Route::Backend(backend)) => (
-            declared(backend.protocol),
-            worker.spoken.borrow().first(&backend.name, backend.port),
+    let (declared, remembered) = match &upstream {
+        Ok(Upstream::Mesh(frontend)) => (
+            declared(frontend.backend.protocol),
+            worker
+                .spoken
+                .borrow()
+                .first(&frontend.backend.name, frontend.backend.port),
         ),
         // Passed through as it is.
-        Ok(Route::External(_)) => (Declared::Opaque, None),
+        Ok(Upstream::External(_)) => (Declared::Opaque, None),
         Err(_) => (Declared::Unknown, None),
     };
     let meant = match (door, destination) {
@@ -131,7 +134,7 @@ async fn plan(worker: &Worker, destination: Destination, door: &Door) -> Plan {
         (Door::Outbound, Destination::Explicit) => Meant::Said,
     };
     Plan {
-        route,
+        upstream,
         declared,
         remembered,
         meant,
@@ -251,12 +254,17 @@ impl Probe<'_> {
 }
 
 /// A tunnel whose record is silent until it is wanted.
-async fn open_probe(worker: &Worker, route: &Result<Route, NoRoute>) -> Result<(Tunnel, Record), Failure> {
-    let route = route.as_ref().map_err(|no_route| Failure::NoRoute(*no_route))?;
+async fn open_probe(
+    worker: &Worker,
+    upstream: &Result<Upstream, NoRoute>,
+) -> Result<(Tunnel, Record), Failure> {
+    let upstream = upstream
+        .as_ref()
+        .map_err(|no_route| Failure::NoRoute(*no_route))?;
     let mut record = worker.begin_tunnel();
-    record.set_route(route);
+    record.set_upstream(upstream);
     record.mute();
-    let tunnel = tunnel::open(worker, route, &mut record).await?;
+    let tunnel = tunnel::open(worker, upstream, &mut record).await?;
     Ok((tunnel, record))
 }
 
@@ -293,7 +301,7 @@ async fn serve_http(worker: Rc<Worker>, stream: LocalStream, meant: Meant, versi
 async fn serve_tunnel(
     worker: &Rc<Worker>,
     stream: LocalStream,
-    route: Result<Route, NoRoute>,
+    upstream: Result<Upstream, NoRoute>,
     opened: Option<(Tunnel, Record)>,
     sni: Option<String>,
 ) {
@@ -305,10 +313,10 @@ async fn serve_tunnel(
     }
     let mut record = worker.begin_tunnel();
     record.set_server_name(sni);
-    let opened = match &route {
-        Ok(route) => {
-            record.set_route(route);
-            tunnel::open(worker, route, &mut record).await
+    let opened = match &upstream {
+        Ok(upstream) => {
+            record.set_upstream(upstream);
+            tunnel::open(worker, upstream, &mut record).await
         }
         Err(no_route) => Err(Failure::NoRoute(*no_route)),
     };

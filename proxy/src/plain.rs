@@ -90,7 +90,7 @@ impl OutsideBody {
         Self {
             first: first.into(),
             trailers,
-            rest: Some(rest),
+            rest,
         }
     }
 }

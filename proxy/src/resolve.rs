@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     demand::Subject,
-    snapshot::{self, NoRoute, Route, Snapshot},
+    snapshot::{self, NoRoute, Snapshot, Upstream},
     worker::Worker,
 };
 
@@ -34,7 +34,7 @@ pub(crate) struct Resolved(FxHashMap<Box<str>, (Instant, Vec<IpAddr>)>);
 ///
 /// # Errors
 /// Nowhere, and why.
-pub(crate) async fn by_address(worker: &Worker, destination: SocketAddr) -> Result<Route, NoRoute> {
+pub(crate) async fn by_address(worker: &Worker, destination: SocketAddr) -> Result<Upstream, NoRoute> {
     match worker.snapshot().by_address(destination) {
         Err(NoRoute::UnknownInMesh) if worker.demand.is_some() => {
             Box::pin(ask(
@@ -52,7 +52,7 @@ pub(crate) async fn by_address(worker: &Worker, destination: SocketAddr) -> Resu
 ///
 /// # Errors
 /// Nowhere, and why.
-pub(crate) async fn by_host(worker: &Worker, host: &str, port: Option<u16>) -> Result<Route, NoRoute> {
+pub(crate) async fn by_host(worker: &Worker, host: &str, port: Option<u16>) -> Result<Upstream, NoRoute> {
     let snapshot = worker.snapshot();
     match snapshot.by_host(host, port) {
         Err(NoRoute::UnknownName | NoRoute::UnknownInMesh) if worker.demand.is_some() => {
@@ -72,7 +72,7 @@ async fn ask_for_host(
     snapshot: &Snapshot,
     host: &str,
     port: Option<u16>,
-) -> Result<Route, NoRoute> {
+) -> Result<Upstream, NoRoute> {
     let subject = match snapshot::address(host) {
         Some(ip) => Subject::Address(ip.to_canonical()),
         None => Subject::name(snapshot.full_name(host)).ok_or(NoRoute::UnknownName)?,
@@ -83,17 +83,17 @@ async fn ask_for_host(
 async fn ask(
     worker: &Worker,
     subject: Subject,
-    route: impl Fn(&Snapshot) -> Result<Route, NoRoute>,
-) -> Result<Route, NoRoute> {
+    find: impl Fn(&Snapshot) -> Result<Upstream, NoRoute>,
+) -> Result<Upstream, NoRoute> {
     let Some(demand) = &worker.demand else {
-        return route(&worker.snapshot());
+        return find(&worker.snapshot());
     };
     let snapshot = demand.ask(subject).await?;
-    route(&snapshot)
+    find(&snapshot)
 }
 
 /// A host outside the mesh whose addresses the DNS knows. One that leads into the mesh, or to this host, is not outside.
-async fn outside(worker: &Worker, host: &str, port: Option<u16>) -> Result<Route, NoRoute> {
+async fn outside(worker: &Worker, host: &str, port: Option<u16>) -> Result<Upstream, NoRoute> {
     let snapshot = worker
         .demand
         .as_ref()
@@ -106,7 +106,7 @@ async fn outside(worker: &Worker, host: &str, port: Option<u16>) -> Result<Route
         .filter(|address| is_outside(&snapshot, *address))
         .collect();
     let address = outside.choose(&mut *worker.rng()).ok_or(NoRoute::Unresolved)?;
-    Ok(Route::External(SocketAddr::new(*address, port)))
+    Ok(Upstream::External(SocketAddr::new(*address, port)))
 }
 
 fn is_outside(snapshot: &Arc<Snapshot>, address: IpAddr) -> bool {

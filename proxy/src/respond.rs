@@ -5,6 +5,8 @@
 //! sender may try elsewhere; *this request may not* has `weft-error`, and nobody retries it. An application sees
 //! `weft-error` alone.
 
+use std::{sync::Arc, time::Duration};
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
@@ -33,6 +35,22 @@ pub(crate) enum Failure {
     NoRoute(NoRoute),
     /// The backend has no endpoint that may be used; so many were left out.
     NoEndpoint { unmeshed: usize, unready: usize },
+    /// The service has routes, and the request matches none of their rules.
+    NoRule,
+    /// The rule of this route leads nowhere, for this request: why, as a label and in a sentence.
+    DeadRule {
+        route: Arc<str>,
+        reason: &'static str,
+        detail: String,
+    },
+    /// All endpoints are ejected, and the policy says that then none is used.
+    AllEjected,
+    /// There are as many as the policy allows.
+    Limit(Limit),
+    /// It took longer than it may.
+    TimedOut(Late),
+    /// A fault that a policy asks for: the status of the answer, and that of gRPC if the fault names one.
+    Fault { status: StatusCode, grpc: Option<u16> },
     /// Every endpoint was tried; the last error.
     Transport(Error),
     /// Every endpoint refused for now; the last one's reason.
@@ -63,6 +81,54 @@ pub(crate) enum Failure {
     Declined { status: StatusCode, reason: String },
 }
 
+/// A limit of a policy that is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Limit {
+    #[error("there are as many requests in flight to the service as its TrafficPolicy allows")]
+    Requests,
+    #[error("as many requests wait for room at the service as its TrafficPolicy allows")]
+    Queue,
+    #[error("the request has waited for room at the service as long as its TrafficPolicy allows")]
+    QueueTime,
+    #[error("there are as many connections to the service as its TrafficPolicy allows")]
+    Connections,
+    #[error("every endpoint has as many requests or connections as the TrafficPolicy allows")]
+    Endpoint,
+    #[error("there are more requests than the TrafficPolicy allows; the next one may come in {} ms", after.as_millis())]
+    Rate { after: Duration },
+}
+
+impl Limit {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Requests => "request_limit",
+            Self::Queue => "queue_full",
+            Self::QueueTime => "queue_timeout",
+            Self::Connections => "connection_limit",
+            Self::Endpoint => "endpoint_limit",
+            Self::Rate { .. } => "rate_limited",
+        }
+    }
+}
+
+/// What took longer than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Late {
+    #[error("the request took longer than its deadline allows")]
+    Request,
+    #[error("the last try took longer than one may")]
+    Try,
+}
+
+impl Late {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Request => "request_timeout",
+            Self::Try => "try_timeout",
+        }
+    }
+}
+
 impl Failure {
     /// A label for metrics and logs, from a fixed set; also the value of `weft-error`.
     pub(crate) fn reason(&self) -> &'static str {
@@ -72,6 +138,12 @@ impl Failure {
             Self::NoEndpoint { unready: 1.., .. } => "no_ready_endpoint",
             Self::NoEndpoint { unmeshed: 0, .. } => "no_endpoint",
             Self::NoEndpoint { .. } => "unmeshed_denied",
+            Self::NoRule => "no_matching_route",
+            Self::DeadRule { reason, .. } => reason,
+            Self::AllEjected => "all_ejected",
+            Self::Limit(limit) => limit.reason(),
+            Self::TimedOut(late) => late.reason(),
+            Self::Fault { .. } => "fault_injected",
             Self::Transport(error) => error.reason(),
             Self::Unprocessed(_) => "refused_by_endpoint",
             Self::Loop => "loop",
@@ -101,9 +173,15 @@ impl Failure {
             }
             Self::NoRoute(NoRoute::OwnListener) => StatusCode::LOOP_DETECTED,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
-            Self::NoEndpoint { .. } | Self::Unprocessed(_) | Self::TunnelLimit => {
+            Self::NoRule => StatusCode::NOT_FOUND,
+            Self::DeadRule { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoEndpoint { .. } | Self::AllEjected | Self::Unprocessed(_) | Self::TunnelLimit => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::Limit(Limit::Rate { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Limit(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Fault { status, .. } => *status,
             Self::Transport(error) => match (error.processed(), error.kind()) {
                 (Processed::No, _) => StatusCode::SERVICE_UNAVAILABLE,
                 (_, ErrorKind::Unsendable(_)) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -149,6 +227,12 @@ impl Failure {
             Self::NoEndpoint { unmeshed, .. } => {
                 format!("{unmeshed} endpoints have no sidecar, and MeshConfig does not say `unmeshed: allow`")
             }
+            Self::NoRule => "the service has routes, and none of their rules matches the request".to_owned(),
+            Self::DeadRule { route, detail, .. } => format!("{route}: {detail}"),
+            Self::AllEjected => "all endpoints of the service are ejected, because they failed".to_owned(),
+            Self::Limit(limit) => limit.to_string(),
+            Self::TimedOut(late) => late.to_string(),
+            Self::Fault { .. } => "a fault that a TrafficPolicy asks for".to_owned(),
             Self::Transport(error) | Self::UnsendableResponse(error) => error.to_string(),
             Self::Unprocessed(reason) => format!("no endpoint can take the request now: {reason}"),
             Self::Loop => "the request has passed too many sidecars".to_owned(),
@@ -163,6 +247,12 @@ impl Failure {
             Self::Unsupported(what) => format!("{what} is not supported"),
             Self::Declined { reason, .. } => format!("the workload's sidecar refused the tunnel: {reason}"),
         }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Transport(error)
     }
 }
 
@@ -221,7 +311,11 @@ fn fill(failure: &Failure, is_grpc: bool, headers: &mut HeaderMap) -> (StatusCod
     if is_grpc {
         // Trailers-only: one head with everything, no content (the gRPC protocol over HTTP/2).
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
+        let status = match failure {
+            Failure::Fault { grpc: Some(grpc), .. } => *grpc,
+            _ => grpc_status(status),
+        };
+        headers.insert(GRPC_STATUS, HeaderValue::from(status));
         let message = format!("weft: {}: {detail}", failure.reason());
         if let Ok(message) = HeaderValue::try_from(percent_encoded(&message)) {
             headers.insert(GRPC_MESSAGE, message);
@@ -232,13 +326,23 @@ fn fill(failure: &Failure, is_grpc: bool, headers: &mut HeaderMap) -> (StatusCod
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(after) = retry_after(failure, status) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(after));
     }
     (
         status,
         Some(format!("weft: {}: {detail}\n", failure.reason()).into()),
     )
+}
+
+/// Seconds after which another try may do better.
+fn retry_after(failure: &Failure, status: StatusCode) -> Option<u64> {
+    match failure {
+        Failure::Limit(Limit::Rate { after }) => {
+            Some(after.as_millis().div_ceil(1_000).clamp(1, 3_600) as u64)
+        }
+        _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
+    }
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -91,6 +91,7 @@ fn is_idempotent(method: &Method) -> bool {
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};
+    use weft_proto::names::Labels;
     use weft_transport::{DialFailure, Lost};
 
     use super::*;
@@ -102,6 +103,9 @@ mod tests {
                 uid: (*name).into(),
                 port: 80,
                 reach: Reach::Plain(([127, 0, 0, 1], 80).into()),
+                labels: Labels::default(),
+                version: None,
+                locality: None,
                 load: Arc::<Load>::default(),
             })
         };

@@ -14,9 +14,12 @@ use http::uri::Authority;
 use rustc_hash::FxHashMap;
 use weft_proto::{
     SpiffeId,
-    model::{AppProtocol, Authorization, Egress, InboundMode, MeshConfig},
+    model::{AppProtocol, Authorization, Egress, InboundMode, Locality, MeshConfig},
+    names::Labels,
 };
 use weft_transport::PeerKey;
+
+use crate::route;
 
 /// The whole of it.
 #[derive(Debug)]
@@ -25,9 +28,9 @@ pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) config: MeshConfig,
     /// Where a destination address leads: cluster IPs and workload addresses.
-    pub(super) by_address: FxHashMap<SocketAddr, Arc<Backend>>,
+    pub(super) by_address: FxHashMap<SocketAddr, Arc<Frontend>>,
     /// The ports of a service, by `name.namespace`.
-    pub(super) by_name: FxHashMap<Box<str>, Vec<Arc<Backend>>>,
+    pub(super) by_name: FxHashMap<Box<str>, Vec<Arc<Frontend>>>,
     /// Hosts outside the mesh that may be called, in lower case.
     pub(super) externals: FxHashMap<Box<str>, Vec<Arc<External>>>,
     /// The namespace in which a name without one is looked up.
@@ -35,7 +38,18 @@ pub(crate) struct Snapshot {
     pub(crate) inbound: Inbound,
 }
 
-/// A port of a service, or of one workload, that requests are sent to.
+/// A port of a service, or of one workload, as applications call it.
+#[derive(Debug)]
+pub(crate) struct Frontend {
+    /// Where its requests go without routes. Its name and port are those that are called.
+    pub(crate) backend: Arc<Backend>,
+    /// How its requests are told apart, if they are.
+    pub(crate) routes: Option<route::Table>,
+    /// Whether somebody asked for it since somebody last looked.
+    pub(crate) used: Arc<Used>,
+}
+
+/// A port of a service, or of one workload, that requests are sent to: its endpoints, and what holds for them.
 #[derive(Debug)]
 pub(crate) struct Backend {
     /// `NAMESPACE/NAME` of the service, or the uid of the workload.
@@ -49,8 +63,6 @@ pub(crate) struct Backend {
     pub(crate) unmeshed_denied: usize,
     /// Endpoints left out because they are not ready, or end.
     pub(crate) unready: usize,
-    /// Whether somebody asked for it since somebody last looked.
-    pub(crate) used: Arc<Used>,
 }
 
 /// Whether something was used. It outlives snapshots.
@@ -76,7 +88,13 @@ pub(crate) struct Endpoint {
     /// The port at the workload.
     pub(crate) port: u16,
     pub(crate) reach: Reach,
-    /// Facts that outlive a snapshot.
+    /// By which a policy chooses among endpoints.
+    pub(crate) labels: Labels,
+    /// Which version of the application it runs, for metrics.
+    pub(crate) version: Option<Arc<str>>,
+    /// Where it runs.
+    pub(crate) locality: Option<Locality>,
+    /// What is under way there. It outlives a snapshot.
     pub(crate) load: Arc<Load>,
 }
 
@@ -123,9 +141,9 @@ pub(crate) struct InboundPort {
 
 /// Where a request or connection leads.
 #[derive(Clone, Debug)]
-pub(crate) enum Route {
+pub(crate) enum Upstream {
     /// Into the mesh.
-    Backend(Arc<Backend>),
+    Mesh(Arc<Frontend>),
     /// Out of it, as it is.
     External(SocketAddr),
 }
@@ -173,16 +191,16 @@ impl NoRoute {
 }
 
 impl Snapshot {
-    /// Every destination by which a request can reach a backend, for operators.
-    pub(crate) fn backends(&self) -> impl Iterator<Item = (String, &Backend)> {
+    /// Every destination by which a request can reach the mesh, for operators.
+    pub(crate) fn frontends(&self) -> impl Iterator<Item = (String, &Frontend)> {
         let addresses = self
             .by_address
             .iter()
-            .map(|(address, backend)| (address.to_string(), &**backend));
+            .map(|(address, frontend)| (address.to_string(), &**frontend));
         let names = self.by_name.iter().flat_map(|(name, ports)| {
             ports
                 .iter()
-                .map(move |backend| (format!("{name}:{}", backend.port), &**backend))
+                .map(move |frontend| (format!("{name}:{}", frontend.backend.port), &**frontend))
         });
         addresses.chain(names)
     }
@@ -196,25 +214,25 @@ impl Snapshot {
 
     /// Where an address leads: a service, then one workload, then out of the mesh if it is outside. An address
     /// that belongs to the mesh and is not known is refused: it must never be reached in the clear.
-    pub(crate) fn by_address(&self, destination: SocketAddr) -> Result<Route, NoRoute> {
+    pub(crate) fn by_address(&self, destination: SocketAddr) -> Result<Upstream, NoRoute> {
         let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-        if let Some(backend) = self.by_address.get(&destination) {
-            backend.used.mark();
-            return Ok(Route::Backend(backend.clone()));
+        if let Some(frontend) = self.by_address.get(&destination) {
+            frontend.used.mark();
+            return Ok(Upstream::Mesh(frontend.clone()));
         }
         if self.config.contains(destination.ip()) {
             return Err(NoRoute::UnknownInMesh);
         }
         match self.config.egress {
-            Egress::Allow => Ok(Route::External(destination)),
-            Egress::Deny if self.is_declared_outside(destination) => Ok(Route::External(destination)),
+            Egress::Allow => Ok(Upstream::External(destination)),
+            Egress::Deny if self.is_declared_outside(destination) => Ok(Upstream::External(destination)),
             Egress::Deny => Err(NoRoute::EgressDenied),
         }
     }
 
     /// Where a host name leads, as an application writes it: `web`, `web.default`, `web.default.svc`,
     /// `web.default.svc.cluster.local`, or an address. `host` is in lower case.
-    pub(crate) fn by_host(&self, host: &str, port: Option<u16>) -> Result<Route, NoRoute> {
+    pub(crate) fn by_host(&self, host: &str, port: Option<u16>) -> Result<Upstream, NoRoute> {
         if let Some(ip) = address(host) {
             return self.by_address(SocketAddr::new(ip, port.unwrap_or(HTTP_PORT)));
         }
@@ -227,9 +245,9 @@ impl Snapshot {
         let Some(ports) = ports else {
             return self.by_external(host, port);
         };
-        let backend = select_port(ports, port)?;
-        backend.used.mark();
-        Ok(Route::Backend(backend.clone()))
+        let frontend = select_port(ports, port)?;
+        frontend.used.mark();
+        Ok(Upstream::Mesh(frontend.clone()))
     }
 
     /// A host that a document declares to be outside, with the port that is meant.
@@ -249,10 +267,10 @@ impl Snapshot {
     }
 
     /// `Unresolved`: the DNS knows its address.
-    fn by_external(&self, host: &str, port: Option<u16>) -> Result<Route, NoRoute> {
+    fn by_external(&self, host: &str, port: Option<u16>) -> Result<Upstream, NoRoute> {
         let (external, port) = self.external(host, port)?;
         let address = external.addresses.first().ok_or(NoRoute::Unresolved)?;
-        Ok(Route::External(SocketAddr::new(*address, port)))
+        Ok(Upstream::External(SocketAddr::new(*address, port)))
     }
 
     fn is_declared_outside(&self, destination: SocketAddr) -> bool {
@@ -268,16 +286,16 @@ impl Snapshot {
 
     /// Who was used since this was last asked: names as [`full_name`](Self::full_name) has them, and addresses.
     pub(crate) fn take_used(&self) -> (HashSet<String>, HashSet<IpAddr>) {
-        let is_used = |backend: &Arc<Backend>| backend.used.is_marked();
+        let is_used = |frontend: &Arc<Frontend>| frontend.used.is_marked();
         let names = self.by_name.iter().filter(|(_, ports)| ports.iter().any(is_used));
         let names = names.map(|(name, _)| name.to_string());
         let is_called = |external: &Arc<External>| external.used.is_marked();
         let hosts = self.externals.iter().filter(|(_, all)| all.iter().any(is_called));
         let names = names.chain(hosts.map(|(host, _)| host.to_string())).collect();
-        let addresses = self.by_address.iter().filter(|(_, backend)| is_used(backend));
+        let addresses = self.by_address.iter().filter(|(_, frontend)| is_used(frontend));
         let addresses = addresses.map(|(address, _)| address.ip()).collect();
         let used = self.by_name.values().flatten().chain(self.by_address.values());
-        used.for_each(|backend| backend.used.clear());
+        used.for_each(|frontend| frontend.used.clear());
         self.externals
             .values()
             .flatten()
@@ -308,8 +326,8 @@ fn short_name(host: &str) -> &str {
 const HTTP_PORT: u16 = 80;
 
 /// The named port; without one that of HTTP, or the only one there is.
-fn select_port(ports: &[Arc<Backend>], port: Option<u16>) -> Result<&Arc<Backend>, NoRoute> {
-    let find = |number| ports.iter().find(|backend| backend.port == number);
+fn select_port(ports: &[Arc<Frontend>], port: Option<u16>) -> Result<&Arc<Frontend>, NoRoute> {
+    let find = |number| ports.iter().find(|frontend| frontend.backend.port == number);
     match (port, ports) {
         (Some(number), _) => find(number).ok_or(NoRoute::UnknownPort),
         (None, [only]) => Ok(only),
@@ -326,11 +344,12 @@ pub(crate) fn address(host: &str) -> Option<IpAddr> {
         .ok()
 }
 
-impl Route {
+impl Upstream {
     /// What the request is for, where it does not say so itself.
     pub(crate) fn authority(&self) -> Authority {
         let text = match self {
-            Self::Backend(backend) => {
+            Self::Mesh(frontend) => {
+                let backend = &frontend.backend;
                 // NAMESPACE/NAME, as it is called: NAME.NAMESPACE.
                 let name = backend
                     .name

@@ -237,7 +237,7 @@ impl Serving {
             "identity": { "spiffeId": svid.id().as_str(), "notAfter": seconds(svid.not_after()) },
             "mesh": mesh(&snapshot),
             "inbound": inbound(&snapshot),
-            "backends": snapshot.backends().map(|(destination, backend)| show(&destination, backend)).collect::<Vec<_>>(),
+            "backends": snapshot.frontends().map(|(destination, frontend)| show(&destination, &frontend.backend)).collect::<Vec<_>>(),
             "outside": snapshot.externals().map(|(host, external)| json!({
                 "host": host,
                 "name": &*external.name,

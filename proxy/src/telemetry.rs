@@ -26,9 +26,9 @@ use crate::{
     control::Traffic,
     local::{HttpVersion, target::Target},
     log::Recent,
-    metrics::{Metrics, OpenConnection, OpenTunnel, Outcome, RouteMetrics, TunnelKind},
+    metrics::{Metrics, OpenConnection, OpenTunnel, Outcome, RouteMetrics, Series, TunnelKind},
     respond::Failure,
-    snapshot::{Endpoint, InFlight, Route},
+    snapshot::{Backend, Endpoint, InFlight, Upstream},
 };
 
 /// What a request or tunnel speaks.
@@ -48,7 +48,11 @@ pub(crate) struct Event {
     pub(crate) method: Option<Method>,
     pub(crate) authority: Option<Authority>,
     pub(crate) path: Option<PathAndQuery>,
-    /// `NAMESPACE/NAME` of the service, or the uid of the workload. Outbound.
+    /// `NAMESPACE/NAME` of the service that was called, or the uid of the workload. Outbound.
+    pub(crate) service: Option<Arc<str>>,
+    /// The rule of a route that it matched.
+    pub(crate) route: Option<Arc<str>>,
+    /// Where it was sent, as `service` has it.
     pub(crate) backend: Option<Arc<str>>,
     pub(crate) endpoint: Option<Arc<Endpoint>>,
     /// Inbound: who called, and from where.
@@ -90,6 +94,8 @@ impl Record {
             method: None,
             authority: None,
             path: None,
+            service: None,
+            route: None,
             backend: None,
             endpoint: None,
             caller: None,
@@ -159,11 +165,21 @@ impl Record {
         self.event.caller = Some((caller.clone(), remote));
     }
 
-    pub(crate) fn set_route(&mut self, route: &Route) {
-        match route {
-            Route::Backend(backend) => self.event.backend = Some(backend.name.clone()),
-            Route::External(_) => self.event.plaintext = true,
+    pub(crate) fn set_upstream(&mut self, upstream: &Upstream) {
+        match upstream {
+            Upstream::Mesh(frontend) => self.event.service = Some(frontend.backend.name.clone()),
+            Upstream::External(_) => self.event.plaintext = true,
         }
+    }
+
+    /// The rule that it matched.
+    pub(crate) fn set_route(&mut self, route: &Arc<str>) {
+        self.event.route = Some(route.clone());
+    }
+
+    /// Where it is sent.
+    pub(crate) fn set_backend(&mut self, backend: &Backend) {
+        self.event.backend = Some(backend.name.clone());
     }
 
     pub(crate) fn set_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
@@ -379,8 +395,10 @@ pub(crate) struct WorkerSink {
     routes: RefCell<Routes>,
 }
 
-/// By direction and service.
-type Routes = FxHashMap<(Direction, Arc<str>), Rc<RouteMetrics>>;
+type Routes = FxHashMap<Series, Rc<RouteMetrics>>;
+
+/// Series whose metrics a worker keeps at hand.
+const MAX_ROUTES: usize = 4_096;
 
 /// What requests that led nowhere are counted under.
 const NOWHERE: &str = "(none)";
@@ -397,18 +415,38 @@ impl WorkerSink {
         self.metrics.connection_refused(reason);
     }
 
+    /// What became of a copy of a request.
+    pub(crate) fn mirrored(&self, backend: &Backend, outcome: &'static str) {
+        self.metrics.mirrored(&backend.name, outcome);
+    }
+
     fn route(&self, event: &Event) -> Rc<RouteMetrics> {
-        let service = match (event.direction, &event.backend) {
+        let service = match (event.direction, &event.service) {
             (Direction::Inbound, _) => self.workload.clone(),
-            (Direction::Outbound, Some(backend)) => backend.clone(),
+            (Direction::Outbound, Some(service)) => service.clone(),
             (Direction::Outbound, None) => NOWHERE.into(),
         };
-        let key = (event.direction, service);
-        if let Some(route) = self.routes.borrow().get(&key) {
+        let version = event
+            .endpoint
+            .as_ref()
+            .and_then(|endpoint| endpoint.version.clone());
+        let series = Series {
+            direction: event.direction,
+            service,
+            route: event.route.clone(),
+            backend: event.backend.clone(),
+            version,
+        };
+        if let Some(route) = self.routes.borrow().get(&series) {
             return route.clone();
         }
-        let route = Rc::new(self.metrics.route(key.0, &key.1));
-        self.routes.borrow_mut().insert(key, route.clone());
+        let route = Rc::new(self.metrics.route(&series));
+        let mut routes = self.routes.borrow_mut();
+        if routes.len() >= MAX_ROUTES {
+            // Those of routes and versions that are gone are among them.
+            routes.clear();
+        }
+        routes.insert(series, route.clone());
         route
     }
 
@@ -462,9 +500,16 @@ fn entry<'e>(event: &'e Event, workload: &'e str, duration: std::time::Duration)
         path: text(event.path.as_ref().map(PathAndQuery::path)),
         authority: text(event.authority.as_ref().map(Authority::as_str)),
         service: match event.direction {
-            Direction::Outbound => text(event.backend.as_deref()),
+            Direction::Outbound => text(event.service.as_deref()),
             Direction::Inbound => workload,
         },
+        route: text(event.route.as_deref()),
+        backend: text(
+            event
+                .backend
+                .as_deref()
+                .filter(|backend| Some(*backend) != event.service.as_deref()),
+        ),
         endpoint: text(event.endpoint.as_ref().map(|endpoint| &*endpoint.uid)),
         caller: text(event.caller.as_ref().map(|(caller, _)| caller.as_str())),
         peer: text(

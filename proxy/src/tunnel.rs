@@ -11,7 +11,11 @@ use weft_transport::{
 
 use crate::{
     body::{MeshBody, ResponseBody},
-    forward::{Refused, mesh_head, open_stream, refusal},
+    forward::{
+        Refused,
+        attempt::{self, CONNECT, Patience, refusal},
+        mesh_head,
+    },
     local::{
         HttpVersion,
         io::LocalStream,
@@ -21,7 +25,7 @@ use crate::{
     },
     respond::Failure,
     retry::{Tried, may_retry},
-    snapshot::{Backend, Endpoint, InFlight, Reach, Route},
+    snapshot::{Backend, Endpoint, InFlight, Reach, Upstream},
     telemetry::{self, Record},
     worker::Worker,
 };
@@ -42,11 +46,15 @@ pub(crate) struct Handshake {
     pub(crate) upgrade: Option<PendingUpgrade>,
 }
 
-/// Opens a TCP tunnel to `route`, at another endpoint as long as nothing was delivered.
-pub(crate) async fn open(worker: &Worker, route: &Route, record: &mut Record) -> Result<Tunnel, Failure> {
-    let backend = match route {
-        Route::Backend(backend) => backend,
-        Route::External(address) => {
+/// Opens a TCP tunnel to `upstream`, at another endpoint as long as nothing was delivered.
+pub(crate) async fn open(
+    worker: &Worker,
+    upstream: &Upstream,
+    record: &mut Record,
+) -> Result<Tunnel, Failure> {
+    let backend = match upstream {
+        Upstream::Mesh(frontend) => &frontend.backend,
+        Upstream::External(address) => {
             record.set_plaintext();
             let stream = worker.outside_connector.connect(*address).await;
             return stream.map(Tunnel::Plain).map_err(Failure::Application);
@@ -100,11 +108,11 @@ pub(crate) async fn carry(mut application: LocalStream, tunnel: Tunnel, mut reco
 /// CONNECT of a client of an HTTP proxy.
 pub(crate) async fn connect(
     worker: &Rc<Worker>,
-    route: Route,
+    upstream: Upstream,
     upgrade: Option<PendingUpgrade>,
     mut record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let tunnel = match open(worker, &route, &mut record).await {
+    let tunnel = match open(worker, &upstream, &mut record).await {
         Ok(tunnel) => tunnel,
         Err(failure) => return Err(Refused { failure, record }),
     };
@@ -123,25 +131,25 @@ pub(crate) async fn connect(
 /// A WebSocket handshake becomes an extended CONNECT (RFC 9220), and the stream then carries its frames.
 pub(crate) async fn websocket(
     worker: &Rc<Worker>,
-    route: Route,
+    upstream: Upstream,
     target: Target,
     head: Parts,
     handshake: Handshake,
     mut record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let Route::Backend(backend) = route.clone() else {
+    let Upstream::Mesh(frontend) = upstream.clone() else {
         return Err(Refused {
             failure: Failure::Unsupported("a WebSocket that leaves the mesh"),
             record,
         });
     };
-    let head = websocket_head(&route, target, head);
+    let head = websocket_head(&upstream, target, head);
     let with_port = |endpoint: &Endpoint| {
         let mut head = head.clone();
         head.headers.insert(fields::WEFT_PORT, endpoint.port.into());
         head
     };
-    let opened = open_stream_to(worker, &backend, &mut record, with_port).await;
+    let opened = open_stream_to(worker, &frontend.backend, &mut record, with_port).await;
     let (mut stream, mut answer, in_flight) = match opened {
         Ok(Opened::Mesh {
             stream,
@@ -244,7 +252,12 @@ async fn try_endpoint(
             return stream.map(Opened::Plain).map_err(Failure::Application);
         }
     };
-    let mut stream = open_stream(worker, peer).await.map_err(Failure::Transport)?;
+    let patience = Patience {
+        connect: CONNECT,
+        answer: None,
+        elsewhere: true,
+    };
+    let mut stream = attempt::open(worker, peer, patience).await?;
     let answer = async {
         stream.queue_request(&head)?;
         stream.send.flush().await?;
@@ -278,11 +291,11 @@ fn connect_head(endpoint: &Endpoint) -> RequestHead {
 }
 
 /// The head of an extended CONNECT for a WebSocket.
-fn websocket_head(route: &Route, target: Target, mut head: Parts) -> RequestHead {
+fn websocket_head(upstream: &Upstream, target: Target, mut head: Parts) -> RequestHead {
     websocket::remove_handshake(&mut head.headers);
     head.headers.remove(header::CONTENT_LENGTH);
     head.method = http::Method::CONNECT;
-    let mut head = mesh_head(HttpVersion::Http1, route, target, head);
+    let mut head = mesh_head(HttpVersion::Http1, upstream, target, head);
     head.protocol = Some(Protocol::WebSocket);
     head
 }

@@ -12,22 +12,28 @@ use http_body::Body;
 use tokio::task::AbortHandle;
 use weft_transport::{SendStream, h3::Code};
 
-use crate::local::{body::RequestBody, headers::clean_trailers};
+use crate::local::{
+    body::{Continue, RequestBody},
+    headers::clean_trailers,
+};
 
-/// Content up to this size is kept until the answer begins, so that a request that was refused unprocessed half
-/// way through can go to another endpoint. The pieces are not copied.
-const REPLAY: usize = 64 << 10;
+/// Content up to this size is kept where no policy says otherwise.
+pub(crate) const REPLAY: usize = 64 << 10;
 
-/// A request's content on its way.
+/// A request's content on its way. As long as it is little, it is kept until the answer begins, so that a request that
+/// was refused unprocessed half way through can go to another endpoint. The pieces are not copied.
 pub(crate) struct Upload {
-    body: RequestBody,
+    /// `None`: all there is is kept.
+    body: Option<RequestBody>,
     /// What was taken from `body`, while it is little enough to keep.
     kept: Option<Kept>,
+    /// How much may be kept.
+    cap: usize,
     phase: Phase,
     sent: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Kept {
     chunks: Vec<Bytes>,
     size: usize,
@@ -56,13 +62,29 @@ pub(crate) enum UploadError {
 }
 
 impl Upload {
-    pub(crate) fn new(body: RequestBody) -> Self {
+    /// Keeps at most `cap` bytes.
+    pub(crate) fn new(body: RequestBody, cap: usize) -> Self {
         Self {
-            body,
+            body: Some(body),
             kept: Some(Kept::default()),
+            cap,
             phase: Phase::Reading,
             sent: 0,
         }
+    }
+
+    /// Another one with the same content, to be sent beside this one; none unless all of it is here.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let ended = self.body.as_ref().is_none_or(Body::is_end_stream);
+        let mut kept = self.kept.as_ref().filter(|kept| kept.whole || ended)?.clone();
+        kept.whole = true;
+        Some(Self {
+            body: None,
+            kept: Some(kept),
+            cap: self.cap,
+            phase: Phase::Replaying(0),
+            sent: 0,
+        })
     }
 
     /// Can the request be sent again from its beginning?
@@ -90,13 +112,13 @@ impl Upload {
         self.phase = Phase::Done;
     }
 
-    /// The body, for what only it knows: who waits for `100 Continue`.
-    pub(crate) fn body_mut(&mut self) -> &mut RequestBody {
-        &mut self.body
+    /// Who waits for `100 Continue`, the first time that it is asked.
+    pub(crate) fn take_continue(&mut self) -> Option<Continue> {
+        self.body.as_mut()?.take_continue()
     }
 
     /// What was taken from the body and is kept, and the rest of it.
-    pub(crate) fn into_parts(self) -> (Vec<Bytes>, Option<HeaderMap>, RequestBody) {
+    pub(crate) fn into_parts(self) -> (Vec<Bytes>, Option<HeaderMap>, Option<RequestBody>) {
         let kept = self.kept.unwrap_or_default();
         (kept.chunks, kept.trailers, self.body)
     }
@@ -112,11 +134,11 @@ impl Upload {
             match self.phase {
                 Phase::Replaying(index) => self.replay(index, send)?,
                 Phase::Reading => {
-                    if self.body.is_end_stream() {
+                    let Some(body) = self.body.as_mut().filter(|body| !body.is_end_stream()) else {
                         self.end(None, send)?;
                         continue;
-                    }
-                    match Pin::new(&mut self.body).poll_frame(cx) {
+                    };
+                    match Pin::new(body).poll_frame(cx) {
                         Poll::Ready(Some(Ok(frame))) => self.on_frame(frame, send)?,
                         Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(UploadError::Application)),
                         Poll::Ready(None) => {
@@ -183,7 +205,7 @@ impl Upload {
     fn keep(&mut self, data: &Bytes) {
         let Some(kept) = &mut self.kept else { return };
         kept.size += data.len();
-        if kept.size > REPLAY {
+        if kept.size > self.cap {
             self.kept = None;
         } else {
             kept.chunks.push(data.clone());

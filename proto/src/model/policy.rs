@@ -164,6 +164,13 @@ pub struct Hedging {
     pub max: u32,
 }
 
+impl Hedging {
+    /// So many tries beside the first, each after so long.
+    pub fn new(after: Duration, max: u32) -> Self {
+        Self { after, max }
+    }
+}
+
 impl Default for Retries {
     /// Two tries again of what was lost on the way and may be done twice, after 25 ms; for one in five requests, and
     /// three a second.

@@ -20,7 +20,7 @@ use crate::{
     demand::Demand,
     health::Health,
     log::Log,
-    snapshot::{NoRoute, Route},
+    snapshot::{NoRoute, Upstream},
 };
 
 /// One proxy's control plane, without anything that carries traffic. It ends with this.
@@ -424,7 +424,7 @@ async fn bad_updates_are_refused_with_reasons_and_change_nothing() {
         version += 1;
         let snapshot = snapshots.borrow().clone();
         assert!(
-            matches!(snapshot.by_host("web", None), Ok(Route::Backend(_))),
+            matches!(snapshot.by_host("web", None), Ok(Upstream::Mesh(_))),
             "{round}"
         );
     }
@@ -447,7 +447,7 @@ async fn a_name_is_asked_for_at_its_first_use_and_once() {
     };
     let (one, two, ()) = within(futures_util::future::join3(db(), db(), asked)).await;
     for snapshot in [one.unwrap(), two.unwrap()] {
-        assert!(matches!(snapshot.by_host("db", Some(80)), Ok(Route::Backend(_))));
+        assert!(matches!(snapshot.by_host("db", Some(80)), Ok(Upstream::Mesh(_))));
     }
     // One that is nothing, and becomes something.
     let ghost = || demand.ask(Subject::Address("10.96.0.9".parse().unwrap()));
@@ -469,7 +469,7 @@ async fn a_name_is_asked_for_at_its_first_use_and_once() {
     let snapshot = within(ghost()).await.unwrap();
     assert!(matches!(
         snapshot.by_address(address("10.96.0.9:80")),
-        Ok(Route::Backend(_))
+        Ok(Upstream::Mesh(_))
     ));
 }
 
@@ -503,7 +503,7 @@ async fn a_restart_without_the_controller_goes_on_with_what_was_kept() {
     );
     let (snapshots, demand) = again.serving().await;
     let snapshot = snapshots.borrow().clone();
-    assert!(matches!(snapshot.by_host("web", None), Ok(Route::Backend(_))));
+    assert!(matches!(snapshot.by_host("web", None), Ok(Upstream::Mesh(_))));
     assert!(
         again
             .wait_for(|state| state.cached.is_some())
@@ -552,7 +552,7 @@ async fn a_controller_that_hangs_is_noticed_and_everything_goes_on() {
     assert!(why.contains("silent"), "{why}");
     let (snapshots, _) = proxy.serving().await;
     let snapshot = snapshots.borrow().clone();
-    assert!(matches!(snapshot.by_host("web", None), Ok(Route::Backend(_))));
+    assert!(matches!(snapshot.by_host("web", None), Ok(Upstream::Mesh(_))));
     fake.freeze(false);
     let stream = fake.stream().await;
     assert_eq!(stream.hello.held.len(), 3, "only what changed has to be sent");
@@ -647,18 +647,18 @@ async fn an_endpoint_that_is_not_ready_is_reached_by_its_own_address_alone() {
             .await
             .unwrap();
         let snapshot = snapshots.borrow().clone();
-        let Ok(Route::Backend(service)) = snapshot.by_host("web", None) else {
+        let Ok(Upstream::Mesh(service)) = snapshot.by_host("web", None) else {
             panic!("{readiness:?}")
         };
         assert_eq!(
-            (service.endpoints.len(), service.unready),
+            (service.backend.endpoints.len(), service.backend.unready),
             (endpoints, 1 - endpoints),
             "{readiness:?}"
         );
-        let Ok(Route::Backend(own)) = snapshot.by_address(address("10.0.0.1:80")) else {
+        let Ok(Upstream::Mesh(own)) = snapshot.by_address(address("10.0.0.1:80")) else {
             panic!("{readiness:?}")
         };
-        assert_eq!(own.endpoints.len(), 1, "{readiness:?}");
+        assert_eq!(own.backend.endpoints.len(), 1, "{readiness:?}");
     }
 }
 
@@ -686,9 +686,9 @@ async fn a_declared_host_outside_is_reached_where_egress_is_denied() {
         .await
         .unwrap();
     let snapshot = snapshots.borrow().clone();
-    let outside = |route: Result<Route, NoRoute>| match route {
-        Ok(Route::External(address)) => Ok(address),
-        Ok(Route::Backend(_)) => panic!("into the mesh"),
+    let outside = |route: Result<Upstream, NoRoute>| match route {
+        Ok(Upstream::External(address)) => Ok(address),
+        Ok(Upstream::Mesh(_)) => panic!("into the mesh"),
         Err(error) => Err(error),
     };
     assert_eq!(

@@ -28,7 +28,7 @@ use crate::local::body::RequestBody;
 use crate::local::headers::{clean_request, clean_trailers};
 use crate::local::target::Target as RequestTarget;
 use crate::local::{HttpVersion, pool, server, websocket};
-use crate::snapshot::Route;
+use crate::snapshot::Upstream;
 
 pub(super) const TARGET: Target = Target {
     name: "http1",
@@ -133,7 +133,7 @@ async fn understand(request: Request<RequestBody>) -> Understood {
     if is_tunnel || count_hop(&mut head).is_err() || clean_request(&mut head.headers).is_err() {
         return understood;
     }
-    let route = Route::External(([10, 0, 0, 1], 80).into());
+    let route = Upstream::External(([10, 0, 0, 1], 80).into());
     understood.head = Some(mesh_head(HttpVersion::Http1, &route, target, head));
     loop {
         match body.frame().await {
