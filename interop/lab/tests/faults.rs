@@ -170,6 +170,8 @@ async fn what_came_is_counted_whatever_becomes_of_it() {
     assert_eq!((counts.total, counts.untracked), (6, 0), "control is not counted");
     assert_eq!(counts.methods["GET"].repeated, [("a".to_owned(), 3)].into());
     assert_eq!(counts.methods["POST"].seen, [(1, 3)].into());
+    let ids = service.ask(Method::GET, "/counts/ids?method=GET").await.2;
+    assert_eq!(ids, "a 3\n");
     let (status, ..) = service.ask(Method::DELETE, "/counts").await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     assert_eq!(service.counts().await, Counts::default());

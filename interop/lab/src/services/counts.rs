@@ -1,11 +1,13 @@
 //! Which requests reached a service, and how often each: by their `x-request-id` and method.
 //!
-//! `GET /counts` answers a [`Counts`] as JSON, `DELETE /counts` begins anew. A request counts when its head has come,
+//! `GET /counts` answers a [`Counts`] as JSON, `GET /counts/ids?method=POST` every id of a method with how often it came
+//! (to add up over several replicas), and `DELETE /counts` begins anew. A request counts when its head has come,
 //! whatever becomes of it. What is kept is bounded: see [`MAX_IDS`].
 
 use http::{HeaderMap, Method};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 /// The field that tells one request from another.
@@ -81,6 +83,18 @@ impl Counter {
                 .iter()
                 .map(|(method, ids)| ((*method).to_owned(), summary(ids)))
                 .collect(),
+        })
+    }
+
+    /// The ids of a method, a line each: `ID COUNT`.
+    pub(super) fn ids(&self, method: &str) -> String {
+        self.with(|state| {
+            let mut lines = String::new();
+            for (id, count) in state.methods.get(method).into_iter().flatten() {
+                // Writing to a String cannot fail.
+                let _ = writeln!(lines, "{id} {count}");
+            }
+            lines
         })
     }
 
@@ -170,6 +184,11 @@ mod tests {
             assert_eq!(counts.methods[method].seen, [(1, 1)].into());
             assert!(counts.methods[method].repeated.is_empty());
         }
+        let ids = counter.ids("GET");
+        let mut lines: Vec<_> = ids.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["a 3", "b 2", "c 1"]);
+        assert_eq!(counter.ids("PUT"), "");
         counter.forget();
         assert_eq!(counter.counts(), Counts::default());
     }

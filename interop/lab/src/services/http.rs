@@ -218,6 +218,11 @@ impl Application {
                 }
             },
             ("/counts", &Method::GET) => return Some(json(&self.counter.counts())),
+            ("/counts/ids", &Method::GET) => {
+                let method = parameter(request.uri().query().unwrap_or_default(), "method");
+                let ids = self.counter.ids(method.unwrap_or_default());
+                return Some(Response::new(full(ids.into())));
+            }
             ("/counts", &Method::DELETE) => {
                 self.counter.forget();
                 return Some(status(StatusCode::NO_CONTENT));
