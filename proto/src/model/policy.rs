@@ -219,9 +219,12 @@ pub struct Limits {
     pub queue: u32,
     /// How long they wait. Default: 100 ms.
     pub queue_timeout: Option<Duration>,
-    /// Requests a time.
+    /// Requests a time, all of these. At most [`MAX_RATES`].
     pub rates: Vec<RateLimit>,
 }
+
+/// Limits of requests a time in one policy.
+pub const MAX_RATES: usize = 8;
 
 /// A token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +238,18 @@ pub struct RateLimit {
     pub burst: u32,
     /// Of what.
     pub scope: RateScope,
+}
+
+impl RateLimit {
+    /// So many in so long, at once as well.
+    pub fn new(requests: u32, per: Duration, scope: RateScope) -> Self {
+        Self {
+            requests,
+            per,
+            burst: requests,
+            scope,
+        }
+    }
 }
 
 /// What has a bucket of its own.
@@ -304,7 +319,7 @@ pub struct Timeouts {
 }
 
 /// A fault made on purpose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fault {
     /// Requests with all of these. Empty: all requests.
