@@ -129,7 +129,10 @@ impl Shop {
             .peekable();
         match endpoints.peek() {
             None => Err(page["backends"].to_string()),
-            Some(_) => Ok(endpoints.any(|endpoint| endpoint["ejected"] == true)),
+            Some(_) => Ok(endpoints.any(|endpoint| {
+                let standing = endpoint["standing"].as_str().unwrap_or_default();
+                ["ejected", "ejected_but_used", "probe_due", "probing"].contains(&standing)
+            })),
         }
     }
 

@@ -15,6 +15,9 @@ const PAGE: Duration = Duration::from_secs(2);
 /// Far above any page of a demo.
 const MAX_PAGE: u64 = 4 << 20;
 
+/// Of the words that a sidecar has for how it has it with an endpoint, those for one that has not come back yet.
+const EJECTED: [&str; 4] = ["ejected", "ejected_but_used", "probe_due", "probing"];
+
 /// The connections that a sidecar dialled to one workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Connections {
@@ -91,7 +94,12 @@ fn standing_in(page: &Value, uid: &str) -> Option<Standing> {
         .filter(|endpoint| endpoint["workload"] == uid)
         .peekable();
     endpoints.peek()?;
-    match endpoints.any(|endpoint| endpoint["ejected"] == true) {
+    let is_ejected = |endpoint: &Value| {
+        endpoint["standing"]
+            .as_str()
+            .is_some_and(|standing| EJECTED.contains(&standing))
+    };
+    match endpoints.any(is_ejected) {
         true => Some(Standing::Ejected),
         false => Some(Standing::InUse),
     }
@@ -130,10 +138,10 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_one_service_ejected_is_ejected() {
-        let endpoint = |workload: &str, ejected: bool| json!({ "workload": workload, "ejected": ejected });
+        let endpoint = |workload: &str, standing: &str| json!({ "workload": workload, "standing": standing });
         let page = json!({ "backends": [
-            { "endpoints": [endpoint("default/a", false), endpoint("default/b", false)] },
-            { "endpoints": [endpoint("default/a", true)] },
+            { "endpoints": [endpoint("default/a", "eligible"), endpoint("default/b", "eligible")] },
+            { "endpoints": [endpoint("default/a", "probing")] },
         ]});
         assert_eq!(standing_in(&page, "default/a"), Some(Standing::Ejected));
         assert_eq!(standing_in(&page, "default/b"), Some(Standing::InUse));
