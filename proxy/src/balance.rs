@@ -67,7 +67,6 @@ pub(crate) struct Balancer {
     slow_start: u64,
     endpoint_limit: Option<u32>,
     overflow: u8,
-    subset: Labels,
     /// Those that the policy allows, the nearest first.
     members: Box<[Member]>,
     tiers: [Range<usize>; TIERS],
@@ -170,7 +169,6 @@ impl Balancer {
             slow_start,
             endpoint_limit: settings.endpoint_limit,
             overflow,
-            subset: policy.subset.clone(),
             members,
             tiers,
             outside: outside.into_iter().cloned().collect(),
@@ -202,25 +200,23 @@ impl Balancer {
     /// A request had this result: the head of its answer came, or none will. What the caller gave up, and what was refused
     /// for what it asked, has none. A failure after the head is one more result.
     pub(crate) fn on_result(&self, in_flight: &mut InFlight, outcome: Outcome, now: Instant) {
-        let Some(mut attempt) = in_flight.attempt.take() else {
+        let Some(attempt) = &mut in_flight.attempt else {
             return;
         };
         let latency = now.saturating_duration_since(attempt.started);
-        let (load, ticks) = (in_flight.load(), ticks::millis(now));
-        match outcome {
-            Outcome::Success if !attempt.is_measured => load.on_success(latency, ticks),
-            Outcome::Success => {}
-            Outcome::Failure => load.on_failure(latency, ticks),
-        }
+        let (load, ticks) = (&in_flight.load, ticks::millis(now));
+        let is_first = !std::mem::replace(&mut attempt.is_answered, true);
         let probe = attempt.probe.take();
+        match outcome {
+            Outcome::Success if is_first => load.on_success(latency, ticks),
+            Outcome::Success => return,
+            Outcome::Failure => load.on_failure(is_first.then_some(latency), ticks),
+        }
         if probe.is_some() && outcome == Outcome::Success {
             load.on_recovery();
         }
-        let latency = (!attempt.is_measured).then_some(latency);
         self.ejector
             .on_result(&attempt.health, probe.as_ref(), outcome, latency, now);
-        attempt.is_measured = true;
-        in_flight.attempt = Some(attempt);
     }
 
     /// What is known of who is admitted; looked at again only if that has changed.
@@ -267,7 +263,7 @@ impl Picked<'_> {
             health: self.health.clone(),
             started: now,
             probe: self.probe,
-            is_measured: false,
+            is_answered: false,
         };
         InFlight::with(&self.endpoint.load, attempt)
     }

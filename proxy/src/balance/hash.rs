@@ -146,3 +146,149 @@ fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hashes(count: u16) -> Vec<u64> {
+        (0..count).map(|number| endpoint(&format!("w{number}"), 80)).collect()
+    }
+
+    fn places(table: &Table, endpoints: usize) -> Vec<usize> {
+        let mut places = vec![0; endpoints];
+        for index in &table.0 {
+            places[usize::from(*index)] += 1;
+        }
+        places
+    }
+
+    #[test]
+    fn places_are_even_and_taken_all() {
+        for count in [1, 2, 3, 10, 100, 655] {
+            let table = Table::new(&hashes(count));
+            let fair = f64::from(PLACES) / f64::from(count);
+            for places in places(&table, count.into()) {
+                assert!((places as f64 / fair - 1.0).abs() < 0.02, "{places} of {fair} ({count})");
+            }
+        }
+        assert_eq!(Table::new(&[]).get(7), None);
+    }
+
+    #[test]
+    fn the_same_hash_twice_is_two_endpoints_of_which_both_have_places() {
+        let places = places(&Table::new(&[5, 5]), 2);
+        assert!(places.iter().all(|places| *places > 0), "{places:?}");
+    }
+
+    #[test]
+    fn the_order_of_endpoints_does_not_matter() {
+        let hashes = hashes(20);
+        let reversed: Vec<_> = hashes.iter().rev().copied().collect();
+        let (one, other) = (Table::new(&hashes), Table::new(&reversed));
+        for key in 0..10_000 {
+            assert_eq!(hashes[one.get(key).unwrap()], reversed[other.get(key).unwrap()]);
+        }
+    }
+
+    #[test]
+    fn when_one_goes_hardly_any_key_of_the_others_moves() {
+        for count in [2_u16, 3, 10, 100] {
+            let all = hashes(count);
+            let table = Table::new(&all);
+            for gone in [0, usize::from(count) / 2] {
+                let mut left = all.clone();
+                let gone = left.remove(gone);
+                let after = Table::new(&left);
+                let moved = (0..100_000_u64).filter(|key| {
+                    let before = all[table.get(*key).unwrap()];
+                    before != gone && before != left[after.get(*key).unwrap()]
+                });
+                let moved = moved.count();
+                assert!(moved < 3_000, "{moved} of 100,000 keys moved needlessly ({count})");
+            }
+        }
+    }
+
+    fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        headers
+    }
+
+    fn cookie_of(lines: &[&[u8]]) -> Option<u64> {
+        let lines: Vec<_> = lines.iter().map(|line| ("cookie", *line)).collect();
+        key(&HashKey::Cookie("id".to_owned()), &headers(&lines), None)
+    }
+
+    #[test]
+    fn a_cookie_is_found_wherever_it_is_and_only_by_its_whole_name() {
+        let expected = cookie_of(&[b"id=7"]);
+        assert!(expected.is_some());
+        let same: [&[&[u8]]; 6] = [
+            &[b"a=1; id=7; b=2"],
+            &[b"a=1;id=7"],
+            &[b"  id=7  "],
+            &[b"a=1", b"id=7"],
+            &[b"id=7; id=8"],
+            &[b"id=; xid=9; id=7"],
+        ];
+        for lines in same {
+            assert_eq!(cookie_of(lines), expected, "{lines:?}");
+        }
+        let none: [&[&[u8]]; 8] =
+            [&[], &[b""], &[b"id"], &[b"id="], &[b"xid=7"], &[b"ID=7"], &[b"a=id=7"], &[b"id =7"]];
+        for lines in none {
+            assert_eq!(cookie_of(lines), None, "{lines:?}");
+        }
+        assert_ne!(cookie_of(&[b"id=8"]), expected);
+        assert_ne!(cookie_of(&[b"id=7=7"]), expected, "the value may contain anything");
+    }
+
+    #[test]
+    fn a_header_is_all_of_its_lines() {
+        let of = HashKey::Header("x-user".to_owned());
+        let hash = |lines: &[(&'static str, &[u8])]| key(&of, &headers(lines), None);
+        assert_eq!(hash(&[]), None);
+        assert!(hash(&[("x-user", b"")]).is_some());
+        assert_eq!(
+            hash(&[("x-user", b"a"), ("x-user", b"b")]),
+            hash(&[("x-user", b"a, b")])
+        );
+        assert_ne!(hash(&[("x-user", b"a"), ("x-user", b"b")]), hash(&[("x-user", b"a")]));
+    }
+
+    #[test]
+    fn a_source_is_an_address_in_either_form() {
+        let of = |ip: &str| key(&HashKey::Source, &HeaderMap::new(), Some(ip.parse().unwrap()));
+        assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_ne!(of("fd00::1"), of("fd00::2"));
+        assert_eq!(key(&HashKey::Source, &HeaderMap::new(), None), None);
+    }
+
+    #[test]
+    fn hashes_stay_what_they_are() {
+        // Proxies of two versions of this program are in one mesh.
+        assert_eq!(bytes(FNV_OFFSET, b"foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!(mix(1), 0x5692_161d_100b_05e5);
+    }
+
+    proptest! {
+        #[test]
+        fn no_cookie_breaks_it(lines in prop::collection::vec(prop::collection::vec(0x20_u8..=0x7e, 0..40), 0..4)) {
+            let lines: Vec<_> = lines.iter().map(Vec::as_slice).collect();
+            cookie_of(&lines);
+        }
+
+        #[test]
+        fn chance_is_between_0_and_1(key in any::<u64>(), purpose in any::<u64>()) {
+            prop_assert!((0.0..1.0).contains(&chance(key, purpose)));
+        }
+    }
+}
