@@ -307,3 +307,6 @@ impl Members {
         endpoints.iter().map(member).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
