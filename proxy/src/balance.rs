@@ -5,7 +5,7 @@
 //! among the endpoints there until one will do, and looks at all of them only if chance does not find one.
 
 mod draw;
-mod explain;
+pub(crate) mod explain;
 mod hash;
 mod load;
 mod locality;
@@ -17,7 +17,7 @@ use std::{
     net::IpAddr,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{
             AtomicU64, AtomicUsize,
             Ordering::{Acquire, Release},
@@ -71,7 +71,7 @@ pub(crate) struct Balancer {
     members: Box<[Member]>,
     tiers: [Range<usize>; TIERS],
     /// For a consistent hash, one a tier.
-    tables: Option<Box<[Table; TIERS]>>,
+    tables: Option<[Arc<Table>; TIERS]>,
     /// The others.
     outside: Box<[Arc<Endpoint>]>,
     ejector: Ejector,
@@ -80,11 +80,13 @@ pub(crate) struct Balancer {
     facts: Arc<Facts>,
 }
 
-/// What outlives the balancers of one backend.
+/// What outlives the balancers of one backend. A snapshot has one balancer with it: the newest alone ejects.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     /// For `RoundRobin`: who is next. 0: nobody was first.
     cursor: AtomicUsize,
+    /// Those of the newest balancer: most snapshots are made because of other endpoints.
+    tables: Mutex<Vec<Arc<Table>>>,
     outlier: Arc<outlier::Facts>,
 }
 
@@ -164,7 +166,7 @@ impl Balancer {
         let members: Box<[Member]> = inside.into_iter().zip(healths).map(member).collect();
         let balancer = Self {
             tables: matches!(policy.algorithm, Algorithm::ConsistentHash(_))
-                .then(|| Box::new(tiers.clone().map(|tier| table(&members, tier)))),
+                .then(|| facts.tables(&members, &tiers)),
             algorithm: policy.algorithm.clone(),
             slow_start,
             endpoint_limit: settings.endpoint_limit,
@@ -256,6 +258,22 @@ impl Balancer {
     }
 }
 
+impl Facts {
+    /// One a tier.
+    fn tables(&self, members: &[Member], tiers: &[Range<usize>; TIERS]) -> [Arc<Table>; TIERS] {
+        let mut known = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = |tier: &Range<usize>| {
+            let members = members.get(tier.clone()).unwrap_or_default();
+            let hashes: Vec<_> = members.iter().map(|member| member.hash).collect();
+            let same = known.iter().find(|table| table.is_for(&hashes));
+            same.cloned().unwrap_or_else(|| Arc::new(Table::new(hashes)))
+        };
+        let tables = tiers.each_ref().map(table);
+        *known = tables.to_vec();
+        tables
+    }
+}
+
 impl Picked<'_> {
     /// The request is sent there.
     pub(crate) fn begin(self, now: Instant) -> InFlight {
@@ -305,11 +323,6 @@ impl View {
 /// Whether there are all of them; none: always.
 fn has_all(labels: &Labels, subset: &Labels) -> bool {
     subset.is_empty() || labels.are_selected_by(subset)
-}
-
-fn table(members: &[Member], tier: Range<usize>) -> Table {
-    let members = members.get(tier).unwrap_or_default();
-    Table::new(&members.iter().map(|member| member.hash).collect::<Vec<_>>())
 }
 
 /// Picks the less loaded of two of `endpoints`, where there is no balancer: one that is not among `tried`. `None` if there is none left.

@@ -14,49 +14,62 @@ const PLACES: u32 = 65_537;
 
 /// Which endpoint a key belongs to, in one look.
 #[derive(Debug)]
-pub(super) struct Table(Box<[u16]>);
+pub(super) struct Table {
+    /// Indices of endpoints; none: there are no endpoints.
+    places: Box<[u16]>,
+    /// Of the endpoints.
+    hashes: Vec<u64>,
+}
 
 impl Table {
     /// For endpoints with these hashes. What there are beyond 65,535 gets no key.
-    pub(super) fn new(hashes: &[u64]) -> Self {
-        let mut order: Vec<(u64, u16)> = hashes
-            .iter()
-            .zip(0..u16::MAX)
-            .map(|(hash, index)| (*hash, index))
-            .collect();
+    pub(super) fn new(hashes: Vec<u64>) -> Self {
+        let indices = hashes.iter().zip(0..u16::MAX);
+        let mut order: Vec<(u64, u16)> = indices.map(|(hash, index)| (*hash, index)).collect();
         // The order decides who takes a place that several want.
         order.sort_unstable();
-        let mut places = vec![u16::MAX; PLACES as usize];
-        let mut steps: Vec<_> = order
-            .iter()
-            .map(|(hash, index)| (Steps::of(*hash), *index))
-            .collect();
-        let mut free = match steps.is_empty() {
-            true => 0,
-            false => PLACES,
-        };
-        while free > 0 {
-            for (steps, index) in &mut steps {
-                let Some(place) = steps.take_free(&mut places) else {
-                    continue;
-                };
-                *place = *index;
-                free -= 1;
-                if free == 0 {
-                    break;
-                }
-            }
+        Self {
+            places: places(&order),
+            hashes,
         }
-        Self(places.into())
     }
 
-    /// `None`: there are no endpoints.
+    /// Whether it is for endpoints with these hashes.
+    pub(super) fn is_for(&self, hashes: &[u64]) -> bool {
+        self.hashes == hashes
+    }
+
+    /// The index of the endpoint that a key belongs to. `None`: there are no endpoints.
     pub(super) fn get(&self, key: u64) -> Option<usize> {
-        let place = mix(key) % u64::from(PLACES);
-        let index = *self.0.get(place as usize)?;
-        (index != u16::MAX).then_some(usize::from(index))
+        let place = mix(key).checked_rem(self.places.len() as u64)?;
+        self.places.get(place as usize).copied().map(usize::from)
     }
 }
+
+/// Endpoints take turns, each with the next place that it wants and that is free.
+fn places(order: &[(u64, u16)]) -> Box<[u16]> {
+    if order.is_empty() {
+        return Box::default();
+    }
+    let mut places = vec![FREE; PLACES as usize];
+    let mut steps: Vec<_> = order
+        .iter()
+        .map(|(hash, index)| (Steps::of(*hash), *index))
+        .collect();
+    let mut free = PLACES;
+    while free > 0 {
+        for (steps, index) in steps.iter_mut().take(free as usize) {
+            if let Some(place) = steps.take_free(&mut places) {
+                *place = *index;
+                free -= 1;
+            }
+        }
+    }
+    places.into()
+}
+
+/// A place that nobody has.
+const FREE: u16 = u16::MAX;
 
 /// The places of a table in the order in which one endpoint wants them.
 struct Steps {
@@ -77,7 +90,7 @@ impl Steps {
         for _ in 0..PLACES {
             let place = self.next as usize;
             self.next = (self.next + self.step) % PLACES;
-            if places.get(place) == Some(&u16::MAX) {
+            if places.get(place) == Some(&FREE) {
                 return places.get_mut(place);
             }
         }
@@ -155,32 +168,37 @@ mod tests {
     use super::*;
 
     fn hashes(count: u16) -> Vec<u64> {
-        (0..count).map(|number| endpoint(&format!("w{number}"), 80)).collect()
+        (0..count)
+            .map(|number| endpoint(&format!("w{number}"), 80))
+            .collect()
     }
 
-    fn places(table: &Table, endpoints: usize) -> Vec<usize> {
-        let mut places = vec![0; endpoints];
-        for index in &table.0 {
-            places[usize::from(*index)] += 1;
+    fn shares(table: &Table, endpoints: usize) -> Vec<usize> {
+        let mut shares = vec![0; endpoints];
+        for index in &table.places {
+            shares[usize::from(*index)] += 1;
         }
-        places
+        shares
     }
 
     #[test]
     fn places_are_even_and_taken_all() {
         for count in [1, 2, 3, 10, 100, 655] {
-            let table = Table::new(&hashes(count));
+            let table = Table::new(hashes(count));
             let fair = f64::from(PLACES) / f64::from(count);
-            for places in places(&table, count.into()) {
-                assert!((places as f64 / fair - 1.0).abs() < 0.02, "{places} of {fair} ({count})");
+            for places in shares(&table, count.into()) {
+                assert!(
+                    (places as f64 / fair - 1.0).abs() < 0.02,
+                    "{places} of {fair} ({count})"
+                );
             }
         }
-        assert_eq!(Table::new(&[]).get(7), None);
+        assert_eq!(Table::new(Vec::new()).get(7), None);
     }
 
     #[test]
     fn the_same_hash_twice_is_two_endpoints_of_which_both_have_places() {
-        let places = places(&Table::new(&[5, 5]), 2);
+        let places = shares(&Table::new(vec![5, 5]), 2);
         assert!(places.iter().all(|places| *places > 0), "{places:?}");
     }
 
@@ -188,7 +206,7 @@ mod tests {
     fn the_order_of_endpoints_does_not_matter() {
         let hashes = hashes(20);
         let reversed: Vec<_> = hashes.iter().rev().copied().collect();
-        let (one, other) = (Table::new(&hashes), Table::new(&reversed));
+        let (one, other) = (Table::new(hashes.clone()), Table::new(reversed.clone()));
         for key in 0..10_000 {
             assert_eq!(hashes[one.get(key).unwrap()], reversed[other.get(key).unwrap()]);
         }
@@ -198,17 +216,20 @@ mod tests {
     fn when_one_goes_hardly_any_key_of_the_others_moves() {
         for count in [2_u16, 3, 10, 100] {
             let all = hashes(count);
-            let table = Table::new(&all);
+            let table = Table::new(all.clone());
             for gone in [0, usize::from(count) / 2] {
                 let mut left = all.clone();
                 let gone = left.remove(gone);
-                let after = Table::new(&left);
+                let after = Table::new(left.clone());
                 let moved = (0..100_000_u64).filter(|key| {
                     let before = all[table.get(*key).unwrap()];
                     before != gone && before != left[after.get(*key).unwrap()]
                 });
                 let moved = moved.count();
-                assert!(moved < 3_000, "{moved} of 100,000 keys moved needlessly ({count})");
+                assert!(
+                    moved < 3_000,
+                    "{moved} of 100,000 keys moved needlessly ({count})"
+                );
             }
         }
     }
@@ -241,13 +262,25 @@ mod tests {
         for lines in same {
             assert_eq!(cookie_of(lines), expected, "{lines:?}");
         }
-        let none: [&[&[u8]]; 8] =
-            [&[], &[b""], &[b"id"], &[b"id="], &[b"xid=7"], &[b"ID=7"], &[b"a=id=7"], &[b"id =7"]];
+        let none: [&[&[u8]]; 8] = [
+            &[],
+            &[b""],
+            &[b"id"],
+            &[b"id="],
+            &[b"xid=7"],
+            &[b"ID=7"],
+            &[b"a=id=7"],
+            &[b"id =7"],
+        ];
         for lines in none {
             assert_eq!(cookie_of(lines), None, "{lines:?}");
         }
         assert_ne!(cookie_of(&[b"id=8"]), expected);
-        assert_ne!(cookie_of(&[b"id=7=7"]), expected, "the value may contain anything");
+        assert_ne!(
+            cookie_of(&[b"id=7=7"]),
+            expected,
+            "the value may contain anything"
+        );
     }
 
     #[test]
@@ -260,7 +293,10 @@ mod tests {
             hash(&[("x-user", b"a"), ("x-user", b"b")]),
             hash(&[("x-user", b"a, b")])
         );
-        assert_ne!(hash(&[("x-user", b"a"), ("x-user", b"b")]), hash(&[("x-user", b"a")]));
+        assert_ne!(
+            hash(&[("x-user", b"a"), ("x-user", b"b")]),
+            hash(&[("x-user", b"a")])
+        );
     }
 
     #[test]

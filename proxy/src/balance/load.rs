@@ -243,9 +243,16 @@ mod tests {
         for step in 1..=200 {
             load.on_success(10 * MS, 1_101 + step * 100);
         }
-        assert!(is_about(&load, 21_101, 75.66), "but many are: {:?}", load.latency(21_101));
+        assert!(
+            is_about(&load, 21_101, 75.66),
+            "but many are: {:?}",
+            load.latency(21_101)
+        );
         assert!(is_about(&load, 31_101, 27.83), "and so is time");
-        assert!(is_about(&load, 1_000, 75.66), "a clock that is behind changes nothing");
+        assert!(
+            is_about(&load, 1_000, 75.66),
+            "a clock that is behind changes nothing"
+        );
     }
 
     #[test]
@@ -254,7 +261,10 @@ mod tests {
         load.on_success(Duration::MAX, 5);
         assert_eq!(load.latency(5), Some(Duration::from_micros(VALUE_MASK)));
         load.on_success(Duration::ZERO, u64::MAX >> VALUE_BITS);
-        assert_eq!(load.latency(u64::MAX >> VALUE_BITS), Some(Duration::from_micros(1)));
+        assert_eq!(
+            load.latency(u64::MAX >> VALUE_BITS),
+            Some(Duration::from_micros(1))
+        );
     }
 
     #[test]
@@ -287,7 +297,10 @@ mod tests {
         for _ in 0..30 {
             load.on_success(MS, 0);
         }
-        assert!((load.queue(0) - 1.0).abs() < 1e-9, "and with successes, to nothing");
+        assert!(
+            (load.queue(0) - 1.0).abs() < 1e-9,
+            "and with successes, to nothing"
+        );
         assert!(load.failing(0).abs() < f64::EPSILON);
     }
 
@@ -299,7 +312,10 @@ mod tests {
         one.on_success(10 * MS, 0);
         assert!(is_lighter(&other, &one, 0));
         other.on_success(21 * MS, 0);
-        assert!(!is_lighter(&other, &one, 0), "two at 10 ms are better than one at 21 ms");
+        assert!(
+            !is_lighter(&other, &one, 0),
+            "two at 10 ms are better than one at 21 ms"
+        );
         let more = one.begin();
         assert!(is_lighter(&other, &one, 0), "three are not");
         drop((held, more));

@@ -113,11 +113,17 @@ mod tests {
     fn what_no_tier_takes_is_taken_in_proportion() {
         let none = Tier::default();
         // 50 and 25 percent are healthy; at 100 percent overflow that is what they take.
-        assert_eq!(shares([tier(1, 2), none, tier(1, 4), none], 100), [66, 66, 100, 100]);
+        assert_eq!(
+            shares([tier(1, 2), none, tier(1, 4), none], 100),
+            [66, 66, 100, 100]
+        );
         assert_eq!(shares([none, tier(0, 3), none, tier(0, 1)], 70), [0, 75, 75, 100]);
         assert_eq!(shares([none; TIERS], 70), [0; TIERS]);
         // Three tiers: the second takes what it can of what the first leaves.
-        assert_eq!(shares([tier(1, 2), tier(1, 4), tier(4, 4), none], 100), [50, 75, 100, 100]);
+        assert_eq!(
+            shares([tier(1, 2), tier(1, 4), tier(4, 4), none], 100),
+            [50, 75, 100, 100]
+        );
     }
 
     proptest! {

@@ -112,13 +112,24 @@ mod tests {
         assert_eq!(outliers(&counts, &config(None, Some(3))), [3]);
         // Of two it is the lower one, so that the other can stand out.
         assert_eq!(outliers(&counts[..2], &config(None, Some(2))), [1]);
-        assert!(outliers(&counts[..2], &config(None, Some(3))).is_empty(), "three times is not more");
-        assert!(outliers(&counts[3..4], &config(None, Some(2))).is_empty(), "one alone is the median");
+        assert!(
+            outliers(&counts[..2], &config(None, Some(3))).is_empty(),
+            "three times is not more"
+        );
+        assert!(
+            outliers(&counts[3..4], &config(None, Some(2))).is_empty(),
+            "one alone is the median"
+        );
     }
 
     #[test]
     fn failures_have_no_latency_and_count_first() {
-        let counts = [counts(20, 0, 10), counts(40, 20, 100), counts(20, 20, 0), counts(20, 0, 10)];
+        let counts = [
+            counts(20, 0, 10),
+            counts(40, 20, 100),
+            counts(20, 20, 0),
+            counts(20, 0, 10),
+        ];
         assert_eq!(outliers(&counts, &config(Some(50), Some(2))), [2, 1]);
     }
 

@@ -185,8 +185,13 @@ impl Bench {
     }
 
     fn result(&mut self, index: usize, outcome: Outcome) {
-        self.ejector
-            .on_result(&self.healths[index], None, outcome, Duration::ZERO, self.instant());
+        self.ejector.on_result(
+            &self.healths[index],
+            None,
+            outcome,
+            Duration::ZERO,
+            self.instant(),
+        );
     }
 
     fn fail(&mut self, index: usize, times: u32) {
@@ -222,12 +227,26 @@ impl Bench {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Result { index: usize, fails: bool, millis: u64 },
+    Result {
+        index: usize,
+        fails: bool,
+        millis: u64,
+    },
     /// Several at once, as a broken endpoint has them.
-    Failures { index: usize, count: u32 },
-    Wait { millis: u64 },
-    Claim { index: usize },
-    ProbeResult { index: usize, fails: bool },
+    Failures {
+        index: usize,
+        count: u32,
+    },
+    Wait {
+        millis: u64,
+    },
+    Claim {
+        index: usize,
+    },
+    ProbeResult {
+        index: usize,
+        fails: bool,
+    },
 }
 
 fn step(count: usize) -> impl Strategy<Value = Step> {
@@ -432,14 +451,21 @@ fn one_at_a_time_probes_and_one_that_is_lost_is_followed_by_another() {
     let second = bench.healths[0].claim(bench.ticks()).unwrap();
     // The first was slow, not lost: it decides.
     let tell = |bench: &Bench, probe, outcome| {
-        bench
-            .ejector
-            .on_result(&bench.healths[0], Some(probe), outcome, Duration::ZERO, bench.instant());
+        bench.ejector.on_result(
+            &bench.healths[0],
+            Some(probe),
+            outcome,
+            Duration::ZERO,
+            bench.instant(),
+        );
     };
     tell(&bench, &first, Outcome::Success);
     assert!(bench.ejected().is_empty());
     tell(&bench, &second, Outcome::Failure);
-    assert!(bench.ejected().is_empty(), "what comes later is a result like others");
+    assert!(
+        bench.ejected().is_empty(),
+        "what comes later is a result like others"
+    );
 }
 
 #[test]
@@ -451,11 +477,18 @@ fn what_began_before_the_ejection_does_not_decide() {
     bench.result(0, Outcome::Success);
     assert_eq!(bench.ejected(), [0], "a late answer");
     bench.fail(0, 50);
-    assert!(bench.left(0).is_none(), "a late failure: the probe is still on its way");
+    assert!(
+        bench.left(0).is_none(),
+        "a late failure: the probe is still on its way"
+    );
     let health = &bench.healths[0];
-    bench
-        .ejector
-        .on_result(health, Some(&probe), Outcome::Success, Duration::ZERO, bench.instant());
+    bench.ejector.on_result(
+        health,
+        Some(&probe),
+        Outcome::Success,
+        Duration::ZERO,
+        bench.instant(),
+    );
     assert!(bench.ejected().is_empty());
     bench.fail(0, 4);
     assert!(bench.ejected().is_empty(), "the late failures are forgotten");
@@ -504,7 +537,14 @@ fn an_interval_is_judged_by_the_first_result_after_it() {
     let mut bench = Bench::new(&config, 3);
     for round in 0..30 {
         bench.result(0, Outcome::Success);
-        bench.result(1, if round % 2 == 0 { Outcome::Failure } else { Outcome::Success });
+        bench.result(
+            1,
+            if round % 2 == 0 {
+                Outcome::Failure
+            } else {
+                Outcome::Success
+            },
+        );
         bench.result(2, Outcome::Success);
     }
     bench.now += 9_999;
