@@ -19,7 +19,8 @@ pub(crate) type Unready = FxHashSet<Name>;
 /// Facts about endpoints that outlive snapshots, one table for all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    loads: Mutex<FxHashMap<Arc<str>, Arc<Load>>>,
+    /// By workload and port: another port is another application.
+    loads: Mutex<FxHashMap<(Arc<str>, u16), Arc<Load>>>,
     /// By service, workload or external service.
     uses: Mutex<FxHashMap<Arc<str>, Arc<Used>>>,
 }
@@ -176,7 +177,7 @@ impl Compiler<'_> {
             (None, Unmeshed::Deny) => return None,
         };
         Some(Endpoint {
-            load: self.facts.load(&uid),
+            load: self.facts.load(&uid, port.port),
             uid,
             port: port.port,
             reach,
@@ -199,9 +200,9 @@ fn version(workload: &Workload) -> Option<Arc<str>> {
 }
 
 impl Facts {
-    fn load(&self, uid: &Arc<str>) -> Arc<Load> {
+    fn load(&self, uid: &Arc<str>, port: u16) -> Arc<Load> {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        loads.entry(uid.clone()).or_default().clone()
+        loads.entry((uid.clone(), port)).or_default().clone()
     }
 
     fn used(&self, name: String) -> Arc<Used> {

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
@@ -19,6 +19,7 @@ use weft_proto::{
 };
 use weft_transport::PeerKey;
 
+pub(crate) use crate::balance::{InFlight, Load};
 use crate::route;
 
 /// The whole of it.
@@ -94,7 +95,7 @@ pub(crate) struct Endpoint {
     pub(crate) version: Option<Arc<str>>,
     /// Where it runs.
     pub(crate) locality: Option<Locality>,
-    /// What is under way there. It outlives a snapshot.
+    /// What is under way there, and how it fares. It outlives a snapshot.
     pub(crate) load: Arc<Load>,
 }
 
@@ -106,16 +107,6 @@ pub(crate) enum Reach {
     /// In the clear: it has none, and the mesh allows that.
     Plain(SocketAddr),
 }
-
-/// What is under way at an endpoint, from all workers.
-#[derive(Debug, Default)]
-pub(crate) struct Load {
-    in_flight: AtomicU32,
-}
-
-/// Counts as in flight until it is dropped.
-#[derive(Debug)]
-pub(crate) struct InFlight(Arc<Load>);
 
 /// What this proxy takes for its own application.
 #[derive(Debug)]
@@ -387,24 +378,6 @@ impl Used {
 
     fn clear(&self) {
         self.0.store(false, Relaxed);
-    }
-}
-
-impl Load {
-    /// Requests and tunnels under way.
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
-    }
-
-    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Relaxed);
-        InFlight(self.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
     }
 }
 
