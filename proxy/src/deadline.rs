@@ -1,7 +1,5 @@
 //! How long a request may still take, and how that is told to the next hop.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "wired next"))]
-
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};

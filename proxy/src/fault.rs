@@ -1,7 +1,5 @@
 //! Faults made on purpose, for tests in staging.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "wired next"))]
-
 use std::{borrow::Cow, time::Duration};
 
 use http::HeaderMap;

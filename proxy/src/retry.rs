@@ -1,11 +1,6 @@
 //! May a request be sent again, and when? Decided from how its last try ended, from what was tried before, and from what
 //! the policy of the service and the retry of the route say. No clock and no I/O.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "budgets and answers are wired next")
-)]
-
 mod after;
 mod backoff;
 mod budget;
@@ -132,7 +127,7 @@ impl<'a> Policy<'a> {
 
     /// Whether what may have been acted on is worth another try. Lost connections are if a route has a retry at all:
     /// the standard asks for that.
-    fn is_worth(self, outcome: Outcome) -> bool {
+    pub(crate) fn is_worth(self, outcome: Outcome) -> bool {
         let on = self.retries.on;
         match outcome {
             Outcome::Unprocessed { .. } => true,

@@ -40,7 +40,11 @@ impl Outcome {
         if answer.headers.contains_key(fields::WEFT_UNPROCESSED) {
             Self::Unprocessed { went_away: false }
         } else if answer.headers.contains_key(fields::WEFT_ERROR) {
-            Self::Final
+            match answer.status {
+                // Its application went away without an answer, and may have acted: as if the stream were lost.
+                StatusCode::BAD_GATEWAY => Self::Lost,
+                _ => Self::Final,
+            }
         } else {
             Self::Answered {
                 status: answer.status,

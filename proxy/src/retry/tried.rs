@@ -1,11 +1,14 @@
 //! Where one request was sent before.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use rand::Rng;
 
 use super::Outcome;
-use crate::{balance, snapshot::Endpoint};
+use crate::{
+    balance::{Balancer, NoPick, Pick, Picked},
+    snapshot::Endpoint,
+};
 
 /// Where one request was sent before, and how often.
 #[derive(Debug, Default)]
@@ -40,19 +43,27 @@ impl Tried {
     }
 
     /// Picks where to try next.
+    ///
+    /// # Errors
+    /// Nowhere.
     pub(crate) fn pick<'a>(
         &mut self,
-        endpoints: &'a [Arc<Endpoint>],
+        balancer: &'a Balancer,
+        key: Option<u64>,
+        now: Instant,
         rng: &mut impl Rng,
-    ) -> Option<&'a Arc<Endpoint>> {
+    ) -> Result<Picked<'a>, NoPick> {
+        let mut pick = |tried: &[Arc<str>]| balancer.pick(&Pick { tried, key, now }, &mut *rng);
         if self.later.is_empty() {
-            return balance::pick(endpoints, &self.failed, rng);
+            return pick(&self.failed);
         }
-        let all = [self.failed.as_slice(), &self.later].concat();
-        balance::pick(endpoints, &all, rng).or_else(|| {
-            self.later.clear();
-            balance::pick(endpoints, &self.failed, rng)
-        })
+        match pick(&[self.failed.as_slice(), &self.later].concat()) {
+            Ok(picked) => Ok(picked),
+            Err(_) => {
+                self.later.clear();
+                pick(&self.failed)
+            }
+        }
     }
 
     /// A try there ended so. One that goes on while another is made beside it counts as [`Outcome::Lost`] from then on.
