@@ -21,9 +21,11 @@ use std::str::FromStr;
 
 /// The group and version of the project's own documents.
 const WEFT: &str = "weft.dev/v1alpha1";
-/// The group and version of Gateway API.
+/// The group of Gateway API.
+pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Its group and version.
 const GATEWAY: &str = "gateway.networking.k8s.io/v1";
-/// The version in which its grants are.
+/// The version in which its grants have been the longest; newer releases have them in the other one, too.
 const GATEWAY_BETA: &str = "gateway.networking.k8s.io/v1beta1";
 
 /// A kind of document.
@@ -102,6 +104,11 @@ impl Kind {
         self.facts().api_version
     }
 
+    /// Whether its documents may have this `apiVersion`.
+    pub fn is_of(self, api_version: &str) -> bool {
+        api_version == self.api_version() || (self == Kind::ReferenceGrant && api_version == GATEWAY)
+    }
+
     /// Its name, as `kind` has it.
     pub const fn name(self) -> &'static str {
         self.facts().name
@@ -120,6 +127,12 @@ impl Kind {
     /// Whether its documents belong to a namespace; those that do not belong to the mesh as a whole.
     pub const fn is_namespaced(self) -> bool {
         self.facts().is_namespaced
+    }
+
+    /// Whether the older one of two of its documents counts where they disagree, so that `creationTimestamp` says
+    /// something.
+    pub const fn has_age(self) -> bool {
+        matches!(self, Kind::HttpRoute | Kind::GrpcRoute | Kind::TrafficPolicy)
     }
 
     /// The kind of this `kind`, exactly so written.
@@ -334,6 +347,9 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    const ALL: &str = "there are services, workloads, meshconfigs, externalservices, httproutes, grpcroutes, \
+                       referencegrants, trafficpolicies";
+
     fn key(text: &str) -> Result<String, String> {
         DocumentKey::parse_word(text, &DnsLabel::parse("shop").unwrap())
             .map(|key| key.to_string())
@@ -352,6 +368,13 @@ mod tests {
             ("mc", Kind::MeshConfig),
             ("externalServices", Kind::ExternalService),
             ("es", Kind::ExternalService),
+            ("httproute", Kind::HttpRoute),
+            ("HTTPRoutes", Kind::HttpRoute),
+            ("GRPCRoute", Kind::GrpcRoute),
+            ("referencegrants", Kind::ReferenceGrant),
+            ("refgrant", Kind::ReferenceGrant),
+            ("trafficpolicies", Kind::TrafficPolicy),
+            ("tp", Kind::TrafficPolicy),
         ] {
             assert_eq!(Kind::from_word(word), Ok(kind), "{word}");
         }
@@ -362,16 +385,23 @@ mod tests {
                 "work-loads is no kind of document; did you mean workloads?",
             ),
             (
-                "pods",
-                "pods is no kind of document (there are services, workloads, meshconfigs, externalservices)",
+                "grpcrout",
+                "grpcrout is no kind of document; did you mean grpcroute?",
             ),
-            (
-                "",
-                "\"\" is no kind of document (there are services, workloads, meshconfigs, externalservices)",
-            ),
+            ("pods", &format!("pods is no kind of document ({ALL})")),
+            ("", &format!("\"\" is no kind of document ({ALL})")),
         ] {
             assert_eq!(Kind::from_word(word).unwrap_err().to_string(), error);
         }
+    }
+
+    #[test]
+    fn grants_are_of_two_versions() {
+        assert!(Kind::ReferenceGrant.is_of("gateway.networking.k8s.io/v1beta1"));
+        assert!(Kind::ReferenceGrant.is_of("gateway.networking.k8s.io/v1"));
+        assert!(!Kind::ReferenceGrant.is_of("gateway.networking.k8s.io/v1alpha2"));
+        assert!(Kind::HttpRoute.is_of("gateway.networking.k8s.io/v1"));
+        assert!(!Kind::HttpRoute.is_of("gateway.networking.k8s.io/v1beta1"));
     }
 
     #[test]
@@ -393,6 +423,7 @@ mod tests {
         assert_eq!(key("Workloads/web-0.a"), Ok("Workload shop/web-0.a".to_owned()));
         assert_eq!(key("es/bank/api"), Ok("ExternalService bank/api".to_owned()));
         assert_eq!(key("mc/mesh"), Ok("MeshConfig mesh".to_owned()));
+        assert_eq!(key("httproute/web"), Ok("HTTPRoute shop/web".to_owned()));
         for (text, error) in [
             ("web", "web is not of the form KIND/NAME or KIND/NAMESPACE/NAME"),
             (
@@ -400,10 +431,7 @@ mod tests {
                 "svc//web is not of the form KIND/NAME or KIND/NAMESPACE/NAME",
             ),
             ("mc/shop/mesh", "a MeshConfig belongs to no namespace"),
-            (
-                "sv/web",
-                "sv is no kind of document (there are services, workloads, meshconfigs, externalservices)",
-            ),
+            ("sv/web", &format!("sv is no kind of document ({ALL})")),
             (
                 "svc/0",
                 "0: the name of a Service is a DNS label that begins with a letter",

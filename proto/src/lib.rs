@@ -14,6 +14,7 @@
 //!
 //! Nothing here does I/O, and nothing panics, whatever the input.
 
+pub mod attach;
 pub mod document;
 pub mod error;
 #[cfg(feature = "fuzz")]

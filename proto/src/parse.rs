@@ -11,6 +11,10 @@
 //! | `weft.dev/v1alpha1 Workload` | `parse/workload.rs` |
 //! | `weft.dev/v1alpha1 MeshConfig` | `parse/mesh_config.rs` |
 //! | `weft.dev/v1alpha1 ExternalService` | `parse/external_service.rs` |
+//! | `gateway.networking.k8s.io/v1 HTTPRoute` | `parse/http_route.rs` |
+//! | `gateway.networking.k8s.io/v1 GRPCRoute` | `parse/grpc_route.rs` |
+//! | what both have | `parse/route.rs`, `parse/route/filter.rs` |
+//! | `gateway.networking.k8s.io/v1beta1 ReferenceGrant`, also of `v1` | `parse/reference_grant.rs` |
 //! | what concerns several of them | `parse/check.rs` |
 //!
 //! [`parse_documents`] reads all documents of a mesh; [`parse_document`] reads one, which a
@@ -40,11 +44,17 @@
 //! ```
 
 pub(crate) mod check;
+pub mod duration;
 mod external_service;
 pub mod fields;
+mod grpc_route;
+mod http_route;
 pub(crate) mod index;
 mod mesh_config;
+pub mod moment;
 pub(crate) mod object;
+mod reference_grant;
+mod route;
 mod service;
 pub(crate) mod sources;
 mod workload;

@@ -1,11 +1,14 @@
 //! Regular expressions of documents.
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::meta::{BuildError, Config, Regex};
+use regex_automata::nfa::thompson::WhichCaptures;
+use regex_automata::util::syntax;
 use std::fmt;
 
 /// The longest pattern, as Gateway API has it for values.
 pub const MAX_PATTERN_BYTES: usize = 4_096;
-/// Memory of a compiled pattern: `\w{100}` of Unicode is refused, `[a-z0-9-]{1,63}` is not.
+/// Memory of a compiled pattern in each of the two directions in which it is run: `\w{100}` of Unicode is refused,
+/// `[a-z0-9-]{1,63}` is not.
 const MAX_COMPILED_BYTES: usize = 256 << 10;
 /// Of the caches that matching fills.
 const MAX_CACHE_BYTES: usize = 1 << 20;
@@ -39,16 +42,25 @@ impl Pattern {
         })
     }
 
+    /// Whether there is a match is all that is asked: what tells where its groups are is not built, so that
+    /// [`memory`](Self::memory) is all there is.
     fn compile(text: &str) -> Result<Regex, PatternError> {
-        RegexBuilder::new(text)
-            .size_limit(MAX_COMPILED_BYTES)
-            .dfa_size_limit(MAX_CACHE_BYTES)
-            .nest_limit(50)
-            .build()
-            .map_err(|error| match error {
-                regex::Error::CompiledTooBig(_) => PatternError::TooBig,
-                error => PatternError::Syntax(one_line(&error.to_string())),
-            })
+        let config = Config::new()
+            .which_captures(WhichCaptures::None)
+            .onepass(false)
+            .utf8_empty(false)
+            .nfa_size_limit(Some(MAX_COMPILED_BYTES))
+            .hybrid_cache_capacity(MAX_CACHE_BYTES);
+        Regex::builder()
+            .configure(config)
+            .syntax(syntax::Config::new().utf8(false).nest_limit(50))
+            .build(text)
+            .map_err(|error| PatternError::of(&error))
+    }
+
+    /// What it takes in bytes, without the caches that matching fills.
+    pub fn memory(&self) -> usize {
+        self.regex.memory_usage()
     }
 
     /// Whether it matches the whole of a value.
@@ -80,6 +92,16 @@ pub enum PatternError {
     /// It would take too much memory.
     #[error("is too large a regular expression: compiled it takes more than 256 KiB")]
     TooBig,
+}
+
+impl PatternError {
+    fn of(error: &BuildError) -> Self {
+        match (error.size_limit(), error.syntax_error()) {
+            (Some(_), _) => PatternError::TooBig,
+            (None, Some(error)) => PatternError::Syntax(one_line(&error.to_string())),
+            (None, None) => PatternError::Syntax(one_line(&error.to_string())),
+        }
+    }
 }
 
 impl PartialEq for Pattern {
@@ -131,6 +153,13 @@ mod tests {
             Err(PatternError::Syntax(_))
         ));
         assert!(matches!(Pattern::parse(r"(a)\1"), Err(PatternError::Syntax(_))));
+        for text in ["v[0-9]+", r"(\w{4})", "[a-z0-9-]{1,63}"] {
+            let memory = Pattern::parse(text).unwrap().memory();
+            assert!(
+                memory > text.len() && memory <= 3 * MAX_COMPILED_BYTES,
+                "{text}: {memory}"
+            );
+        }
         // What makes other engines stand still.
         let evil = Pattern::parse("(a|a)*(a|aa)*b").unwrap();
         assert!(!evil.is_match(&[b'a'; 100_000]));

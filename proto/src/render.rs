@@ -15,6 +15,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod route;
+
 use crate::document::Document;
 use crate::kinds::{DocumentKey, Kind};
 use crate::model::{
@@ -24,6 +26,7 @@ use crate::model::{
 use crate::names::{DnsLabel, DnsName, Labels};
 use crate::parse::{Model, Parsed};
 use ipnet::IpNet;
+pub use route::{reference_grant, route};
 use serde_json::{Map, Value};
 use std::fmt::Display;
 
@@ -34,9 +37,9 @@ pub fn render(parsed: &Parsed) -> Document {
         Model::Workload(read) => workload(read),
         Model::ExternalService(read) => external_service(read),
         Model::MeshConfig(read) => document(parsed.key.clone(), Fields::default(), mesh_config_spec(read)),
-        Model::Route(_) | Model::ReferenceGrant(_) | Model::TrafficPolicy(_) => {
-            document(parsed.key.clone(), Fields::default(), Fields::default())
-        }
+        Model::Route(read) => route(read),
+        Model::ReferenceGrant(read) => reference_grant(read),
+        Model::TrafficPolicy(_) => document(parsed.key.clone(), Fields::default(), Fields::default()),
     }
 }
 

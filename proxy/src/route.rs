@@ -18,8 +18,6 @@
 //! ([`group`], [`patterns`]), and one by the value that tells the matches of a path apart ([`bucket`]). What no index
 //! helps with is tried one by one: matches of one path that ask for no exact value, and deep prefixes.
 
-#![expect(dead_code, unused_imports, reason = "forward.rs will use it")]
-
 mod bucket;
 mod explain;
 mod filter;

@@ -1,7 +1,7 @@
 //! One worker thread: a runtime of its own, its sockets, and everything that is served on them.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -324,6 +324,7 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
         rng: RefCell::new(SmallRng::from_os_rng()),
         sink: (start.sink)(),
         spoken: RefCell::default(),
+        mirrors: Cell::new(0),
         draining: LocalDrain::default(),
         drain: start.drain.clone(),
     }

@@ -7,6 +7,9 @@ use crate::reader;
 use crate::scalar::{is_boolean, is_null, is_number};
 use serde_json::{Number, Value};
 
+/// The one piece of bookkeeping that may count: when a document was made.
+const CREATED: &str = "creationTimestamp";
+
 /// The value that stands at a place. `None` after an error.
 pub(super) fn value_of(place: &reader::Value<'_>) -> Option<Value> {
     if place.is_list() {
@@ -57,8 +60,12 @@ pub(super) fn canonical(key: &DocumentKey, mut value: Value) -> Value {
     if let Value::Object(root) = &mut value {
         root.remove("status");
         if let Some(Value::Object(metadata)) = root.get_mut("metadata") {
-            for name in SKIPPED {
+            let is_kept = |name: &str| name == CREATED && key.kind().has_age();
+            for name in SKIPPED.into_iter().filter(|name| !is_kept(name)) {
                 metadata.remove(name);
+            }
+            if metadata.get(CREATED).is_some_and(Value::is_null) {
+                metadata.remove(CREATED);
             }
             if key.kind().is_namespaced() {
                 metadata.insert("namespace".to_owned(), Value::String(key.namespace().to_owned()));

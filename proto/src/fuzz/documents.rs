@@ -11,10 +11,11 @@ use crate::render;
 pub(super) const TARGET: Target = Target {
     name: "documents",
     body,
-    // A hundred errors with paths and texts, and four readings of what may be one node a byte.
+    // A hundred errors with paths and texts, and four readings of what may be one node a byte, or of routes that fill
+    // the megabyte for their patterns in 400 bytes each.
     memory: Memory {
-        floor: 1 << 20,
-        per_byte: 2_000,
+        floor: 4 << 20,
+        per_byte: 12_000,
     },
 };
 
@@ -43,6 +44,8 @@ fn accepted(sources: &[Source], mesh: &Mesh) {
             mesh.services.len(),
             mesh.workloads.len(),
             mesh.external_services.len(),
+            mesh.routes.len(),
+            mesh.reference_grants.len(),
         )
     };
     let other = parse_documents(&reversed).map(|mesh| counts(&mesh));
@@ -66,6 +69,16 @@ fn rendered(mesh: &Mesh) {
         assert_eq!(
             model(render::external_service(external)).external_service(),
             Some(external)
+        );
+    }
+    for route in &mesh.routes {
+        assert!(!route.parents.is_empty() && !route.rules.is_empty());
+        assert_eq!(model(render::route(route)).route(), Some(route));
+    }
+    for grant in &mesh.reference_grants {
+        assert_eq!(
+            model(render::reference_grant(grant)).reference_grant(),
+            Some(grant)
         );
     }
 }

@@ -8,6 +8,7 @@ use crate::model::{
     Resolution, Service, TargetPort, Unmeshed, Workload,
 };
 use crate::names::Labels;
+use crate::render;
 
 /// Writes a mesh, with a total match on every part, so that nothing is left out.
 pub fn write(mesh: &Mesh) -> String {
@@ -21,6 +22,11 @@ pub fn write(mesh: &Mesh) -> String {
     mesh.external_services
         .iter()
         .for_each(|external_read| text += &external(external_read));
+    let routes = mesh.routes.iter().map(render::route);
+    let grants = mesh.reference_grants.iter().map(render::reference_grant);
+    routes
+        .chain(grants)
+        .for_each(|document| text += &format!("---\n{}\n", document.json));
     text
 }
 

@@ -1,12 +1,14 @@
 //! Fields that several kinds of document have, and the file of a proxy as well.
 
+use super::{duration, moment};
 use crate::error::shown;
 use crate::model::{AppProtocol, WorkloadPort};
-use crate::names::{Labels, PortName};
+use crate::names::{DnsLabel, Labels, PortName};
 use crate::reader::Value;
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 /// The words for what a port speaks. Kubernetes has a name of its own for HTTP/2 without TLS.
 const PROTOCOLS: [(&str, AppProtocol); 7] = [
@@ -60,6 +62,45 @@ pub fn host_address(value: &Value<'_>) -> Option<IpAddr> {
     };
     value.error(format_args!("{address} is {problem}, not that of a host"));
     None
+}
+
+/// A length of time (GEP-2257), such as `1m30s`; `0s` is one.
+pub fn duration(value: &Value<'_>) -> Option<Duration> {
+    value.parse(duration::parse)
+}
+
+/// A moment (RFC 3339), such as `2026-01-31T12:00:00Z`, in seconds since 1970.
+pub fn timestamp(value: &Value<'_>) -> Option<i64> {
+    value.parse(moment::parse)
+}
+
+/// A list of at most so many.
+pub fn list<'a, T>(
+    value: &Value<'a>,
+    max: usize,
+    mut read: impl FnMut(&Value<'a>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let mut count = 0;
+    let items = value.list(|value| {
+        count += 1;
+        read(value)
+    });
+    if count > max {
+        value.error(format_args!("has {count} entries, more than the {max} allowed"));
+    }
+    items
+}
+
+/// The name of a Service, which begins with a letter.
+pub fn service_name(value: &Value<'_>) -> Option<DnsLabel> {
+    let label = value.parse(DnsLabel::parse)?;
+    if !label.is_rfc1035() {
+        value.error(format_args!(
+            "{label} begins with a digit: the name of a Service begins with a letter"
+        ));
+        return None;
+    }
+    Some(label)
 }
 
 /// A list of address ranges, such as `10.0.0.0/8` or `fd00::/8`: without bits of a host, and none twice.

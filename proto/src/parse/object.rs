@@ -1,15 +1,16 @@
 //! What every document has: `apiVersion`, `kind`, `metadata`.
 
-use super::{Model, external_service, fields, mesh_config, service, workload};
+use super::{Model, external_service, fields, mesh_config, reference_grant, route, service, workload};
 use crate::error::{nearest, shown};
 use crate::kinds::{DocumentKey, Kind};
-use crate::model::Name;
+use crate::model::{Name, RouteKind};
 use crate::names::{DnsLabel, DnsName, Labels, check_label_key};
 use crate::reader::{Fields, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// Fields of `metadata` that are Kubernetes' own bookkeeping.
+/// Fields of `metadata` that are Kubernetes' own bookkeeping. `creationTimestamp` counts where a kind
+/// [has an age](Kind::has_age).
 pub(crate) const SKIPPED: [&str; 10] = [
     "uid",
     "resourceVersion",
@@ -51,6 +52,8 @@ impl Default for Naming {
 pub(super) struct Metadata {
     pub(super) name: Name,
     pub(super) labels: Labels,
+    /// When the document was made, in seconds since 1970, if its kind [has an age](Kind::has_age).
+    pub(super) created: Option<i64>,
 }
 
 /// Reads a document. Its kind is known even if the rest is wrong. A name that was seen is an error.
@@ -84,7 +87,15 @@ pub(super) fn read(root: &Value<'_>, naming: &mut Naming) -> (Option<Kind>, Opti
                     metadata?, spec?,
                 )))
             }
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {
+            Kind::HttpRoute => read_route(RouteKind::Http, fields, metadata, naming),
+            Kind::GrpcRoute => read_route(RouteKind::Grpc, fields, metadata, naming),
+            Kind::ReferenceGrant => {
+                let spec = fields.required("spec", reference_grant::spec);
+                Some(Model::ReferenceGrant(reference_grant::reference_grant(
+                    metadata?, spec?,
+                )))
+            }
+            Kind::TrafficPolicy => {
                 fields.accept_all();
                 fields.error("kind", "is not supported yet");
                 None
@@ -93,6 +104,21 @@ pub(super) fn read(root: &Value<'_>, naming: &mut Naming) -> (Option<Kind>, Opti
         Some((key?, model?))
     });
     (kind, document)
+}
+
+/// Of a route, whose references lead into its own namespace if they name none.
+fn read_route(
+    kind: RouteKind,
+    fields: &mut Fields<'_>,
+    metadata: Option<Metadata>,
+    naming: &Naming,
+) -> Option<Model> {
+    let namespace = match &metadata {
+        Some(metadata) => &metadata.name.namespace,
+        None => &naming.default_namespace,
+    };
+    let spec = fields.required("spec", |value| route::spec(value, kind, namespace));
+    Some(Model::Route(route::route(kind, metadata?, spec?)))
 }
 
 fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
@@ -114,7 +140,7 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {
         );
         return None;
     };
-    if kind.api_version() != api_version {
+    if !kind.is_of(&api_version) {
         let api_version = shown(&api_version);
         fields.error(
             "apiVersion",
@@ -140,8 +166,16 @@ fn metadata(fields: &mut Fields<'_>, kind: Kind, naming: &mut Naming) -> Option<
             let labels = fields.optional("labels", fields::labels).unwrap_or_default();
             fields.optional("annotations", annotations);
             fields.refuse("generateName", "names are not generated here: give a name");
+            let created = match kind.has_age() {
+                true => fields.optional("creationTimestamp", fields::timestamp),
+                false => None,
+            };
             fields.accept(&SKIPPED);
-            Some(Metadata { name: name?, labels })
+            Some(Metadata {
+                name: name?,
+                labels,
+                created,
+            })
         })
     })
 }
@@ -164,14 +198,7 @@ fn name(value: &Value<'_>, kind: Kind) -> Option<DnsName> {
     if kind != Kind::Service {
         return value.parse(DnsName::parse);
     }
-    let label = value.parse(DnsLabel::parse)?;
-    if !label.is_rfc1035() {
-        value.error(format_args!(
-            "{label} begins with a digit: the name of a Service begins with a letter"
-        ));
-        return None;
-    }
-    Some(label.into())
+    fields::service_name(value).map(DnsName::from)
 }
 
 /// Reports a name that another document of the kind has. Whether it is new.

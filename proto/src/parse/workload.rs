@@ -42,7 +42,7 @@ pub(super) fn spec(value: &Value<'_>) -> Option<Spec> {
 
 /// Puts a workload together.
 pub(super) fn workload(metadata: Metadata, spec: Spec) -> Workload {
-    let Metadata { name, labels } = metadata;
+    let Metadata { name, labels, .. } = metadata;
     Workload {
         uid: spec
             .uid

@@ -1,0 +1,35 @@
+//! How much of something there is at a time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+/// TCP connections to a service or an endpoint, from all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU32);
+
+/// Counts until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<Count>);
+
+impl Count {
+    /// How many there are.
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
+
+    /// One more, if there are fewer than `limit`. `None` as a limit: in any case.
+    pub(crate) fn try_take(self: &Arc<Self>, limit: Option<u32>) -> Option<Counted> {
+        let limit = limit.unwrap_or(u32::MAX);
+        let more = |count: u32| (count < limit).then(|| count + 1);
+        let taken = self.0.fetch_update(Relaxed, Relaxed, more);
+        taken.is_ok().then(|| Counted(self.clone()))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Relaxed);
+    }
+}
