@@ -78,6 +78,7 @@ impl Tried {
             false => self.reached += 1,
         }
     }
+
     #[cfg(test)]
     pub(super) fn counted(reached: u32, unprocessed: u32) -> Self {
         Self {
@@ -91,59 +92,69 @@ impl Tried {
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};
-    use weft_proto::names::Labels;
+    use weft_proto::attach::Effective;
 
     use super::*;
-    use crate::snapshot::{Load, Reach};
+    use crate::balance::{Settings, testing::endpoints};
 
     const UNPROCESSED: Outcome = Outcome::Unprocessed { went_away: false };
     const WENT_AWAY: Outcome = Outcome::Unprocessed { went_away: true };
 
-    fn endpoints(names: &[&str]) -> Vec<Arc<Endpoint>> {
-        let make = |name: &&str| {
-            Arc::new(Endpoint {
-                uid: (*name).into(),
-                port: 80,
-                reach: Reach::Plain(([127, 0, 0, 1], 80).into()),
-                labels: Labels::default(),
-                version: None,
-                locality: None,
-                load: Arc::<Load>::default(),
-            })
-        };
-        names.iter().map(make).collect()
+    /// The endpoints of a backend, and a pick among them.
+    struct Backend {
+        balancer: Balancer,
+        rng: StdRng,
+    }
+
+    impl Backend {
+        fn new(count: u16) -> Self {
+            let effective = Effective::default();
+            let settings = Settings {
+                load_balancing: &effective.load_balancing,
+                outlier_ejection: &effective.outlier_ejection,
+                endpoint_limit: None,
+                home: None,
+            };
+            Self {
+                balancer: Balancer::new(&settings, &endpoints(count), &Arc::default(), Instant::now()),
+                rng: StdRng::seed_from_u64(1),
+            }
+        }
+
+        fn pick(&mut self, tried: &mut Tried) -> Option<Arc<Endpoint>> {
+            let picked = tried.pick(&self.balancer, None, Instant::now(), &mut self.rng);
+            picked.ok().map(|picked| picked.endpoint.clone())
+        }
     }
 
     #[test]
     fn an_endpoint_whose_connection_went_away_comes_after_the_others_and_is_not_given_up() {
-        let endpoints = endpoints(&["a", "b"]);
-        let mut rng = StdRng::seed_from_u64(1);
+        let mut backend = Backend::new(2);
         let mut tried = Tried::default();
-        let first = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        let first = backend.pick(&mut tried).unwrap();
         tried.add(&first, WENT_AWAY);
-        let second = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        let second = backend.pick(&mut tried).unwrap();
         assert_ne!(first.uid, second.uid, "the other one comes first");
         tried.add(&second, UNPROCESSED);
-        let third = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        let third = backend.pick(&mut tried).unwrap();
         assert_eq!(first.uid, third.uid, "another connection of the first may do");
         tried.add(&third, UNPROCESSED);
-        assert!(tried.pick(&endpoints, &mut rng).is_none());
+        assert!(backend.pick(&mut tried).is_none());
         assert_eq!((tried.count(), tried.unprocessed()), (3, 3));
     }
 
     #[test]
     fn what_an_application_answered_or_lost_may_be_asked_of_it_again_if_there_is_no_other() {
-        let endpoints = endpoints(&["a"]);
-        let mut rng = StdRng::seed_from_u64(1);
+        let mut backend = Backend::new(1);
         let mut tried = Tried::default();
-        let only = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        let only = backend.pick(&mut tried).unwrap();
         for outcome in [Outcome::Lost, Outcome::TimedOut] {
             tried.add(&only, outcome);
-            assert!(tried.pick(&endpoints, &mut rng).is_some(), "{outcome:?}");
+            assert!(backend.pick(&mut tried).is_some(), "{outcome:?}");
         }
         assert!(!tried.leaves_another(1));
         tried.add(&only, Outcome::Silent);
-        assert!(tried.pick(&endpoints, &mut rng).is_none(), "it can't be reached");
+        assert!(backend.pick(&mut tried).is_none(), "it can't be reached");
         assert_eq!((tried.reached(), tried.unprocessed()), (3, 0));
     }
 }
