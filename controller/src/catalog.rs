@@ -7,7 +7,10 @@
 //! |---|---|
 //! | `docs/KIND/NAMESPACE/NAME` | a document, compact JSON |
 //! | `fleet/NAMESPACE/NAME` | a registered workload: [`Record`] |
+//!
+//! Routes and policies are stored with the moment at which they were made (`metadata.creationTimestamp`).
 
+mod age;
 mod batch;
 mod change;
 pub mod record;
@@ -15,7 +18,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc};
@@ -32,6 +35,7 @@ use crate::{
     fleet::{Registered, WriteError},
     push::Registrar,
     store::{CommitError, Condition, Operation, Revision, SharedStore, StoreError, Transaction},
+    unix,
     world::Change,
 };
 use batch::{Batch, Item};
@@ -198,7 +202,8 @@ impl Catalog {
                 return Err(CatalogError::Conflict(key.clone(), generation, *expected));
             }
         }
-        let batch = Batch::new(items, &state)?;
+        let now = unix::seconds(SystemTime::now());
+        let batch = Batch::new(items, &state, i64::try_from(now).unwrap_or(i64::MAX))?;
         self.check_trust_domain(&batch)?;
         let applied = state
             .set

@@ -35,7 +35,7 @@ use crate::error::{DocumentError, Source};
 use crate::kinds::DocumentKey;
 use crate::names::DnsLabel;
 use crate::parse::sources::Origin;
-use crate::parse::{Parsed, parse_document, parse_each};
+use crate::parse::{Parsed, moment, parse_document, parse_each};
 use crate::reader::read_document;
 use serde_json::Value;
 use std::sync::Arc;
@@ -108,6 +108,19 @@ impl Document {
         let value = json::canonical(&key, value);
         let json = json::to_text(&value).into();
         Self { key, json }
+    }
+
+    /// The same document as one that was made at this moment, in seconds since 1970. Of a kind that
+    /// [has no age](crate::kinds::Kind::has_age) it is the same.
+    #[must_use]
+    pub fn made_at(&self, created: i64) -> Self {
+        let (Ok(mut value), Some(moment)) = (self.value(), moment::to_text(created)) else {
+            return self.clone();
+        };
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert(json::CREATED.to_owned(), Value::String(moment));
+        }
+        Self::new(self.key.clone(), value)
     }
 
     /// What it means. The name of its source is its key.

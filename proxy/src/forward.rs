@@ -1,25 +1,41 @@
 //! One request of the application, from its head to its answer: route, pick, send, retry, respond.
 
+pub(crate) mod attempt;
+mod beside;
+pub(crate) mod way;
+
 use std::{
-    future::{Future, poll_fn},
-    net::SocketAddr,
+    future::poll_fn,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Instant, SystemTime},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Scheme};
-use weft_transport::{
-    Error, ErrorKind, PeerKey, RequestStream,
-    h3::{Code, RequestHead, ResponseHead, fields},
+use http::{
+    HeaderValue, Method, Request, Response,
+    header::LOCATION,
+    request::Parts,
+    uri::{Authority, Scheme},
 };
+use tokio::time::sleep;
+use weft_transport::{
+    RequestStream,
+    h3::{RequestHead, ResponseHead, fields},
+};
+
+use attempt::{attempt, refusal};
+use beside::Sent;
+use way::{Step, Way};
 
 use crate::{
-    body::{MeshBody, ResponseBody},
+    body::{MeshBody, ResponseBody, Timer},
+    deadline::Deadline,
+    limit::Admission,
     local::{
         HttpVersion,
-        body::{Continue, RequestBody},
+        body::RequestBody,
         error::Reset,
         headers::clean_request,
         target::Target,
@@ -27,25 +43,26 @@ use crate::{
         websocket::{self, WebSocketKey},
     },
     plain, resolve,
-    respond::{self, Failure, is_grpc},
-    retry::{Tried, may_retry},
-    snapshot::{Backend, NoRoute, Reach, Upstream},
+    respond::{self, Failure, Late, Limit, is_grpc},
+    retry::{Decision, Outcome, Progress, Tried, retry_after},
+    route::Redirected,
+    snapshot::{Frontend, NoRoute, Reach, Upstream},
     telemetry::Record,
     tunnel,
-    upload::{self, Upload, UploadError},
+    upload::{self, Upload},
     worker::Worker,
 };
 
 /// A request that has passed this many sidecars goes round in circles.
 const MAX_HOPS: u16 = 16;
-/// How long a request waits for a stream to a peer: a dial, or room under the peer's stream limit.
-const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the request's connection is.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) destination: Meant,
     pub(crate) version: HttpVersion,
+    /// Where the application called from.
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// Where the requests of a connection go.
@@ -74,24 +91,21 @@ pub(crate) async fn serve(
     let grpc = is_grpc(&head.headers);
     let result = match plan(&worker, &caller, &mut head, &mut record).await {
         Ok(Plan::Request(upstream, target)) => {
-            exchange(&worker, caller.version, upstream, target, head, body, record).await
+            exchange(&worker, &caller, upstream, target, head, body, record).await
         }
         Ok(Plan::WebSocket(upstream, target, key)) => {
             let handshake = tunnel::Handshake { key, upgrade };
-            Box::pin(tunnel::websocket(
-                &worker, upstream, target, head, handshake, record,
-            ))
-            .await
+            let opened = tunnel::websocket(&worker, &caller, upstream, target, head, handshake, record);
+            Box::pin(opened).await
         }
         Ok(Plan::Connect(upstream)) => Box::pin(tunnel::connect(&worker, upstream, upgrade, record)).await,
         Err(failure) => Err(Refused { failure, record }),
     };
     match result {
         Ok(response) => Ok(response),
-        Err(Refused {
-            failure: Failure::Transport(error),
-            ..
-        }) if is_callers_end(&error) => Err(Reset::new(h2::Reason::CANCEL)),
+        Err(Refused { failure, .. }) if attempt::is_callers_end(&failure) => {
+            Err(Reset::new(h2::Reason::CANCEL))
+        }
         Err(Refused { failure, mut record }) => {
             record.refuse(&failure);
             Ok(respond::to_application(&failure, grpc))
@@ -184,173 +198,179 @@ pub(crate) fn count_hop(head: &mut Parts) -> Result<(), Failure> {
 /// Sends the request where it leads, and returns its answer.
 async fn exchange(
     worker: &Rc<Worker>,
-    version: HttpVersion,
+    caller: &Caller,
     upstream: Upstream,
     target: Target,
     head: Parts,
     body: RequestBody,
     record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let head = mesh_head(version, &upstream, target, head);
-    let upload = Upload::new(body, upload::REPLAY);
-    match upstream {
-        Upstream::Mesh(frontend) => {
-            at_endpoints(worker, version, &frontend.backend, head, upload, record).await
-        }
+    match &upstream {
+        Upstream::Mesh(frontend) => routed(worker, caller, frontend, target, head, body, record).await,
         Upstream::External(address) => {
-            Box::pin(plain::call(
-                &worker.outside,
-                address,
-                version,
-                head,
-                upload,
-                record,
-            ))
-            .await
+            let head = mesh_head(caller.version, &upstream, target, head);
+            let upload = Upload::new(body, upload::REPLAY);
+            let call = plain::call(&worker.outside, *address, caller.version, head, upload, record);
+            Box::pin(call).await
         }
     }
+}
+
+/// Sends the request where the routes of the service say, within what the policy there allows.
+async fn routed(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    frontend: &Frontend,
+    mut target: Target,
+    mut head: Parts,
+    body: RequestBody,
+    mut record: Record,
+) -> Result<Response<ResponseBody>, Refused> {
+    let way = match way::find(
+        worker,
+        frontend,
+        &mut target,
+        &mut head,
+        caller.source,
+        &mut record,
+    ) {
+        Ok(Step::Send(way)) => way,
+        Ok(Step::Redirect(redirected)) => return Ok(redirect(redirected, record)),
+        Err(failure) => return Err(Refused { failure, record }),
+    };
+    let admitted = way.admit(worker, &head.headers, &record).await;
+    let room = match admitted.and_then(|()| way.room()) {
+        Ok(Admission::Now(permit)) => Ok(permit),
+        Ok(Admission::Later(room)) => within(way.deadline, room).await,
+        Err(failure) => Err(failure),
+    };
+    match room {
+        Ok(permit) => record.hold(permit),
+        Err(failure) => return Err(Refused { failure, record }),
+    }
+    let upload = Upload::new(body, way.backend.policy.retries.replay_bytes);
+    let head = travelling_head(caller.version, frontend.authority(), target, head);
+    at_endpoints(worker, caller.version, way, head, upload, record).await
+}
+
+/// What must come about before the deadline.
+async fn within<T>(deadline: Deadline, future: impl Future<Output = Result<T, Limit>>) -> Result<T, Failure> {
+    let result = match deadline.at() {
+        None => future.await,
+        Some(at) => tokio::time::timeout_at(at.into(), future)
+            .await
+            .map_err(|_| Failure::TimedOut(Late::Request))?,
+    };
+    result.map_err(Failure::Limit)
 }
 
 /// Sends the request to an endpoint of the backend, and to another one as long as that is safe.
 async fn at_endpoints(
     worker: &Rc<Worker>,
     version: HttpVersion,
-    backend: &Backend,
+    mut way: Way,
     mut head: RequestHead,
     mut upload: Upload,
     mut record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
     let mut expects = upload.take_continue();
     let mut tried = Tried::default();
+    way.backend.policy.facts.budget.on_request(record.started());
     loop {
-        let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
-            let none = Failure::NoEndpoint {
-                unmeshed: backend.unmeshed_denied,
-                unready: backend.unready,
-            };
-            return Err(Refused {
-                failure: record.last_failure().unwrap_or(none),
-                record,
-            });
+        let mut now = Instant::now();
+        let picked = match way.pick(worker, &mut tried, now) {
+            Ok(picked) => picked,
+            Err(none) => {
+                let failure = record.last_failure().unwrap_or(none);
+                return Err(Refused { failure, record });
+            }
         };
-        record.set_endpoint(&endpoint);
-        let in_flight = endpoint.load.begin();
+        let endpoint = picked.endpoint.clone();
+        let in_flight = picked.begin(now);
         let peer = match &endpoint.reach {
             Reach::Mesh(peer) => peer,
             Reach::Plain(address) => {
-                return Box::pin(plain::call(
-                    &worker.outside,
-                    *address,
-                    version,
-                    head,
-                    upload,
-                    record,
+                record.set_endpoint(&endpoint);
+                let call = plain::call(&worker.outside, *address, version, head, upload, record);
+                return Box::pin(call).await;
+            }
+        };
+        way.prepare(&mut head, &endpoint, now);
+        let sent = match way.beside(&head.method, &tried, &upload) {
+            None => {
+                let patience = way.patience(&head.method, &tried, upload.can_restart(), now);
+                let result = attempt(worker, peer, &head, &mut upload, &mut expects, patience).await;
+                Sent {
+                    endpoint,
+                    in_flight,
+                    result,
+                }
+            }
+            Some(hedged) => {
+                Box::pin(beside::race(
+                    worker,
+                    &way,
+                    hedged,
+                    (endpoint, in_flight),
+                    &head,
+                    &mut tried,
                 ))
-                .await;
+                .await
             }
         };
-        head.headers
-            .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        let elsewhere = upload.can_restart() && tried.leaves_another(&head.method, backend.endpoints.len());
-        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, elsewhere).await {
-            Ok((stream, answer)) => match refusal(&answer) {
-                None => {
-                    record.on_answer(answer.status, Some(in_flight), upload.sent());
-                    record.on_fields(&answer.headers);
-                    return Ok(respond_with(stream, answer, upload, record).await);
-                }
-                Some(reason) => Failure::Unprocessed(reason),
-            },
-            Err(error) => Failure::Transport(error),
+        let Sent {
+            endpoint,
+            mut in_flight,
+            result,
+        } = sent;
+        record.set_endpoint(&endpoint);
+        way.send_copies(worker, &head, &upload);
+        now = Instant::now();
+        let outcome = match &result {
+            Ok((_, answer)) => Outcome::of_answer(answer),
+            Err(failure) => Outcome::from(failure),
         };
-        tried.add(&endpoint, &failure);
-        if !may_retry(&failure, &head.method, tried.count()) || !upload.can_restart() {
-            return Err(Refused { failure, record });
-        }
-        record.on_retry(failure);
-        upload.restart();
-    }
-}
-
-/// The peer's sidecar says that its application saw nothing: its reason.
-pub(crate) fn refusal(answer: &ResponseHead) -> Option<String> {
-    let reason = answer.headers.get(fields::WEFT_UNPROCESSED)?;
-    Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
-}
-
-/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along. A peer that has
-/// fallen silent is waited for unless the request can be done `elsewhere`.
-async fn attempt(
-    worker: &Worker,
-    peer: &PeerKey,
-    head: &RequestHead,
-    upload: &mut Upload,
-    expects: &mut Option<Continue>,
-    elsewhere: bool,
-) -> Result<(RequestStream, ResponseHead), Error> {
-    let mut stream = open_stream(worker, peer).await?;
-    stream.queue_request(head)?;
-    let answer = poll_fn(|cx| {
-        if !upload.is_done() {
-            match upload.poll(&mut stream.send, cx) {
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(UploadError::Application)) => return Poll::Ready(Err(callers_end())),
-                // The answer, or its absence, tells more than the end of our sending.
-                Poll::Ready(Err(UploadError::Peer)) => upload.stop(),
+        way.on_outcome(&mut in_flight, outcome, now);
+        tried.add(&endpoint, outcome);
+        let answer = result.as_ref().ok().map(|(_, answer)| &answer.headers);
+        let progress = Progress {
+            method: &head.method,
+            tried: &tried,
+            can_replay: upload.can_restart(),
+            left: way.deadline.left(now),
+            retry_after: answer.and_then(|headers| retry_after(headers, SystemTime::now())),
+        };
+        let decision = way.decide(worker, outcome, progress, now);
+        match (result, decision) {
+            (result, Decision::Retry { after }) => {
+                match result {
+                    Ok((_, answer)) => match refusal(&answer) {
+                        Some(reason) => record.on_retry(Failure::Unprocessed(reason)),
+                        None => record.on_retry_of_answer(answer.status),
+                    },
+                    Err(failure) => record.on_retry(failure),
+                }
+                sleep(after).await;
+                upload.restart();
             }
-        }
-        loop {
-            return match stream.recv.poll_response_head(cx) {
-                Poll::Ready(Ok(interim)) if interim.is_interim() => {
-                    if interim.status == StatusCode::CONTINUE
-                        && let Some(expects) = expects.take()
-                    {
-                        expects.send();
-                    }
-                    continue;
+            (Ok((stream, answer)), Decision::GiveUp(_)) => {
+                if let Some(reason) = refusal(&answer) {
+                    let failure = Failure::Unprocessed(reason);
+                    return Err(Refused { failure, record });
                 }
-                Poll::Pending if elsewhere && stream.recv.is_unresponsive() => {
-                    Poll::Ready(Err(ErrorKind::Unresponsive.into()))
-                }
-                other => other,
-            };
-        }
-    });
-    let answer = answer.await;
-    match answer {
-        Ok(answer) => Ok((stream, answer)),
-        Err(error) => {
-            stream.send.reset(Code::H3_REQUEST_CANCELLED);
-            Err(error)
+                record.on_answer(answer.status, Some(in_flight), upload.sent());
+                record.on_fields(&answer.headers);
+                return Ok(respond_with(&way, stream, answer, upload, record).await);
+            }
+            (Err(failure), Decision::GiveUp(_)) => return Err(Refused { failure, record }),
         }
     }
-}
-
-/// A stream to `peer`, within the time that a request may wait for one.
-pub(crate) async fn open_stream(worker: &Worker, peer: &PeerKey) -> Result<RequestStream, Error> {
-    let mut stream = std::pin::pin!(worker.pool.stream(peer));
-    // A warm peer has one at once: then no timer is made.
-    if let Poll::Ready(stream) = poll_fn(|cx| Poll::Ready(stream.as_mut().poll(cx))).await {
-        return stream;
-    }
-    let stream = tokio::time::timeout(STREAM_TIMEOUT, stream);
-    stream
-        .await
-        .unwrap_or_else(|_| Err(ErrorKind::StreamLimit.into()))
-}
-
-/// What stands for "the application went away" among the errors of an attempt.
-fn callers_end() -> Error {
-    ErrorKind::Closed.into()
-}
-
-fn is_callers_end(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Closed)
 }
 
 async fn respond_with(
+    way: &Way,
     mut stream: RequestStream,
-    answer: ResponseHead,
+    mut answer: ResponseHead,
     upload: Upload,
     mut record: Record,
 ) -> Response<ResponseBody> {
@@ -361,14 +381,28 @@ async fn respond_with(
     if ended {
         record.complete();
     }
-    let mut response = Response::new(ResponseBody::Mesh(Box::new(MeshBody::new(
-        stream.recv,
-        ended,
-        upload,
-        record,
-    ))));
+    way.on_response(&mut answer.headers);
+    let timer = match ended {
+        true => None,
+        false => Timer::new(
+            way.deadline.at().map(Into::into),
+            way.backend.policy.idle_timeout(),
+        ),
+    };
+    let body = MeshBody::new(stream.recv, ended, upload, record).with_timer(timer);
+    let mut response = Response::new(ResponseBody::Mesh(Box::new(body)));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
+    response
+}
+
+/// The answer of a route itself.
+pub(crate) fn redirect(redirected: Redirected, mut record: Record) -> Response<ResponseBody> {
+    record.set_status(redirected.status);
+    record.complete();
+    let mut response = Response::new(ResponseBody::Own(None));
+    *response.status_mut() = redirected.status;
+    response.headers_mut().insert(LOCATION, redirected.location);
     response
 }
 
@@ -379,12 +413,17 @@ pub(crate) fn mesh_head(
     target: Target,
     head: Parts,
 ) -> RequestHead {
+    travelling_head(version, upstream.authority(), target, head)
+}
+
+/// `called`: what the request is for, where it does not say so itself.
+fn travelling_head(version: HttpVersion, called: Authority, target: Target, head: Parts) -> RequestHead {
     let mut headers = head.headers;
     headers.insert(fields::WEFT_PROTOCOL, HeaderValue::from_static(version.as_str()));
     RequestHead {
         method: head.method,
         scheme: Some(Scheme::HTTP),
-        authority: Some(target.authority.unwrap_or_else(|| upstream.authority())),
+        authority: Some(target.authority.unwrap_or(called)),
         path: target.path,
         protocol: None,
         headers,

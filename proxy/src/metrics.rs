@@ -63,6 +63,8 @@ declare! {
         "From a request's head to the end of its response.";
     RETRIES = Counter "weft_retries_total", Count,
         "Requests sent again to another endpoint, by why the one before failed.";
+    MIRRORED = Counter "weft_mirrored_requests_total", Count,
+        "Copies of requests that routes ask for, by the service that they went to and what became of them (sent, failed, too_large: more content than is kept, too_many: as many as may be were under way).";
     BYTES = Counter "weft_bytes_total", Bytes,
         "Bytes of bodies and tunnels, by direction, service and flow (sent to the service, received from it).";
     TUNNELS = Counter "weft_tunnels_total", Count,
@@ -327,6 +329,15 @@ impl Metrics {
         let open = self.connections_open("application", OPENED_BY);
         open.increment(1.0);
         OpenConnection(open)
+    }
+
+    /// Counts a copy of a request.
+    pub(crate) fn mirrored(&self, backend: &Arc<str>, outcome: &'static str) {
+        let labels = [
+            Label::new("backend", self.service(backend)),
+            Label::from_static_parts("outcome", outcome),
+        ];
+        counter(&self.recorder, MIRRORED, &[], labels).increment(1);
     }
 
     /// Counts a connection of an application that was refused.

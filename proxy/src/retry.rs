@@ -1,83 +1,222 @@
-//! May a request that failed at one endpoint be sent to another, and to which? No clock and no I/O.
+//! May a request be sent again, and when? Decided from how its last try ended, from what was tried before, and from what
+//! the policy of the service and the retry of the route say. No clock and no I/O.
 
-use std::sync::Arc;
+mod after;
+mod backoff;
+mod budget;
+#[cfg(test)]
+mod model;
+mod outcome;
+mod tried;
 
-use http::Method;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
 use rand::Rng;
-use weft_transport::{ErrorKind, Processed};
+use weft_proto::model::{
+    policy::{Hedging, Retries},
+    route::RouteRetry,
+};
 
-use crate::{balance, respond::Failure, snapshot::Endpoint};
+pub(crate) use after::retry_after;
+pub(crate) use budget::Budget;
+pub(crate) use outcome::Outcome;
+pub(crate) use tried::Tried;
 
-/// Endpoints that one request is tried at, however many there are.
-const MAX_TRIES: usize = 4;
+/// Tries that are proved to have reached no application, of one request: they cost no application anything, but nothing
+/// goes on for ever.
+const MAX_UNPROCESSED: u32 = 4;
+/// What [`Retries`] promises; a route's number of attempts has no limit of its own.
+const MAX_ATTEMPTS: u32 = 10;
 
-/// Where one request was sent before.
-#[derive(Debug, Default)]
-pub(crate) struct Tried {
-    /// Endpoints that are not tried again.
-    failed: Vec<Arc<str>>,
-    /// Endpoints whose connection went away before it took the request, as at every renewal of a certificate: others
-    /// come first, but these may well have another connection for it.
-    went_away: Vec<Arc<str>>,
-    count: usize,
+/// What the policy of the service and the route say of retries, together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy<'a> {
+    retries: &'a Retries,
+    route: Option<&'a RouteRetry>,
 }
 
-impl Tried {
-    /// How often it was tried.
-    pub(crate) fn count(&self) -> usize {
-        self.count
+/// How far a request has come when a try of it has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress<'a> {
+    pub(crate) method: &'a Method,
+    /// All tries, the last one included.
+    pub(crate) tried: &'a Tried,
+    /// Whether the content can be sent again from its beginning.
+    pub(crate) can_replay: bool,
+    /// What is left of the deadline; `None`: there is none.
+    pub(crate) left: Option<Duration>,
+    /// What the answer asks to wait, if it does.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// What becomes of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// It is sent again after so long, where [`Tried::pick`] says.
+    Retry { after: Duration },
+    /// The caller gets what the last try ended with.
+    GiveUp(GiveUp),
+}
+
+/// Why a request is not sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GiveUp {
+    /// What the try ended with is not worth another one.
+    Final,
+    /// It may have been acted on, and doing it twice might not mean the same.
+    NotIdempotent,
+    /// There were as many tries as there may be.
+    Attempts,
+    /// Its content is not there any more.
+    Body,
+    /// The answer asks for a longer wait than we make a caller wait.
+    RetryAfter,
+    /// The wait would last beyond the deadline.
+    Deadline,
+    /// There were too many retries of late.
+    Budget,
+}
+
+impl<'a> Policy<'a> {
+    /// What a route says counts before what the policy says.
+    pub(crate) fn new(retries: &'a Retries, route: Option<&'a RouteRetry>) -> Self {
+        Self { retries, route }
     }
 
-    /// Whether a request of this method that fails where it is now could be repeated at another of so many endpoints,
-    /// although it is not known what became of it.
-    pub(crate) fn leaves_another(&self, method: &Method, endpoints: usize) -> bool {
-        is_idempotent(method) && self.count + 1 < endpoints.min(MAX_TRIES)
+    /// How long one try may take, if the policy limits it.
+    pub(crate) fn per_try_timeout(self) -> Option<Duration> {
+        self.retries.per_try_timeout.filter(|timeout| !timeout.is_zero())
     }
 
-    /// Picks where to try next.
-    pub(crate) fn pick<'a>(
-        &mut self,
-        endpoints: &'a [Arc<Endpoint>],
-        rng: &mut impl Rng,
-    ) -> Option<&'a Arc<Endpoint>> {
-        if self.went_away.is_empty() {
-            return balance::pick(endpoints, &self.failed, rng);
+    /// Takes a retry, or a hedge, out of the budget of the service if it is there.
+    ///
+    /// A try again after one that reached no application takes nothing: the budget keeps retries from adding to the load
+    /// of applications, and that one adds none. [`MAX_UNPROCESSED`] bounds those.
+    pub(crate) fn withdraw(self, budget: &Budget, now: std::time::Instant) -> bool {
+        budget.try_withdraw(now, self.retries.budget_percent, self.retries.budget_floor)
+    }
+
+    /// How a request may be tried at several endpoints at a time: only what may be done twice, and never more often than
+    /// it may be retried. Each try beside the first takes one out of the budget.
+    pub(crate) fn hedging(self, method: &Method, tried: &Tried) -> Option<Hedging> {
+        let hedging = self.retries.hedging.filter(|_| is_idempotent(method))?;
+        let left = self.attempts().saturating_sub(tried.reached());
+        let max = hedging.max.min(left);
+        (max > 0).then(|| Hedging::new(hedging.after, max))
+    }
+
+    /// Whether a peer that has fallen silent is left for another one of so many, although it may have acted on the
+    /// request. Asked before the try there, if the content can be sent again.
+    pub(crate) fn leaves_silent(self, method: &Method, tried: &Tried, endpoints: usize) -> bool {
+        self.is_worth(Outcome::Silent)
+            && self.may_repeat(method)
+            && tried.reached() < self.attempts()
+            && tried.leaves_another(endpoints)
+    }
+
+    fn attempts(self) -> u32 {
+        let route = self.route.and_then(|route| route.attempts);
+        route.unwrap_or(self.retries.attempts).min(MAX_ATTEMPTS)
+    }
+
+    fn may_repeat(self, method: &Method) -> bool {
+        // A tunnel through which nothing has passed yet is nothing that was done.
+        self.retries.non_idempotent || is_idempotent(method) || *method == Method::CONNECT
+    }
+
+    /// Whether what may have been acted on is worth another try. Lost connections are if a route has a retry at all:
+    /// the standard asks for that.
+    pub(crate) fn is_worth(self, outcome: Outcome) -> bool {
+        let on = self.retries.on;
+        match outcome {
+            Outcome::Unprocessed { .. } => true,
+            Outcome::Lost | Outcome::TimedOut => on.reset || self.route.is_some(),
+            Outcome::Silent => on.reset || on.connect_failure || self.route.is_some(),
+            Outcome::Answered { status, grpc } => {
+                self.is_status(status) || grpc.is_some_and(|grpc| self.retries.grpc.contains(&grpc))
+            }
+            Outcome::Final => false,
         }
-        let all = [self.failed.as_slice(), &self.went_away].concat();
-        balance::pick(endpoints, &all, rng).or_else(|| {
-            self.went_away.clear();
-            balance::pick(endpoints, &self.failed, rng)
-        })
     }
 
-    /// It failed there.
-    pub(crate) fn add(&mut self, endpoint: &Endpoint, failure: &Failure) {
-        let went_away =
-            matches!(failure, Failure::Transport(error) if matches!(error.kind(), ErrorKind::GoAway));
-        let list = match went_away {
-            true => &mut self.went_away,
-            false => &mut self.failed,
-        };
-        list.push(endpoint.uid.clone());
-        self.count += 1;
+    /// Codes of a route are all that it retries.
+    fn is_status(self, status: StatusCode) -> bool {
+        let (on, code) = (self.retries.on, status.as_u16());
+        match self.route {
+            Some(route) if !route.codes.is_empty() => route.codes.contains(&code),
+            _ => {
+                (on.server_error && status.is_server_error())
+                    || (on.gateway_error && matches!(code, 502..=504))
+                    || self.retries.codes.contains(&code)
+            }
+        }
     }
 }
 
-/// What is proved unprocessed goes to another endpoint whatever the method. Where the peer may have acted on the request
-/// before it was lost, only what may be done twice is sent twice.
-pub(crate) fn may_retry(failure: &Failure, method: &Method, tries: usize) -> bool {
-    let is_safe = match failure {
-        Failure::Unprocessed(_) => true,
-        Failure::Transport(error) => {
-            let was_lost = matches!(
-                error.kind(),
-                ErrorKind::Lost(_) | ErrorKind::Reset(_) | ErrorKind::Unresponsive
-            );
-            error.processed() == Processed::No || (was_lost && is_idempotent(method))
-        }
-        _ => false,
+/// Decides on another try. `withdraw` is asked last, and only for what takes from the budget.
+pub(crate) fn decide(
+    policy: Policy<'_>,
+    outcome: Outcome,
+    progress: &Progress<'_>,
+    withdraw: impl FnOnce() -> bool,
+    rng: &mut impl Rng,
+) -> Decision {
+    match wait(policy, outcome, progress, rng) {
+        Ok(_) if !outcome.is_unprocessed() && !withdraw() => Decision::GiveUp(GiveUp::Budget),
+        Ok(after) => Decision::Retry { after },
+        Err(reason) => Decision::GiveUp(reason),
+    }
+}
+
+/// How long before another try, if all but the budget is for it.
+fn wait(
+    policy: Policy<'_>,
+    outcome: Outcome,
+    progress: &Progress<'_>,
+    rng: &mut impl Rng,
+) -> Result<Duration, GiveUp> {
+    if !policy.is_worth(outcome) {
+        return Err(GiveUp::Final);
+    }
+    let (tries, max) = match outcome.is_unprocessed() {
+        true => (progress.tried.unprocessed(), MAX_UNPROCESSED - 1),
+        false if !policy.may_repeat(progress.method) => return Err(GiveUp::NotIdempotent),
+        false => (progress.tried.reached(), policy.attempts()),
     };
-    is_safe && tries < MAX_TRIES
+    if tries > max {
+        return Err(GiveUp::Attempts);
+    }
+    if !progress.can_replay {
+        return Err(GiveUp::Body);
+    }
+    let mut wait = backoff::draw(policy, outcome, tries, rng);
+    // Of an answer that an application gave: another endpoint need not wait for what a sidecar says of itself.
+    if let (Outcome::Answered { .. }, Some(asked)) = (outcome, progress.retry_after) {
+        if asked > backoff::longest(policy) {
+            return Err(GiveUp::RetryAfter);
+        }
+        wait = wait.max(asked);
+    }
+    match progress.left {
+        Some(left) if left <= wait => Err(GiveUp::Deadline),
+        _ => Ok(wait),
+    }
+}
+
+impl GiveUp {
+    /// A label for metrics and logs, from a fixed set.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Final => "final",
+            Self::NotIdempotent => "not_idempotent",
+            Self::Attempts => "attempts",
+            Self::Body => "body_not_kept",
+            Self::RetryAfter => "retry_after",
+            Self::Deadline => "deadline",
+            Self::Budget => "budget",
+        }
+    }
 }
 
 /// Whether it means the same once or several times (RFC 9110 section 9.2.2).
@@ -90,102 +229,111 @@ fn is_idempotent(method: &Method) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rand::{SeedableRng, rngs::StdRng};
-    use weft_proto::names::Labels;
-    use weft_transport::{DialFailure, Lost};
+    use weft_transport::ErrorKind;
 
     use super::*;
-    use crate::snapshot::{Load, NoRoute, Reach};
 
-    fn endpoints(names: &[&str]) -> Vec<Arc<Endpoint>> {
-        let make = |name: &&str| {
-            Arc::new(Endpoint {
-                uid: (*name).into(),
-                port: 80,
-                reach: Reach::Plain(([127, 0, 0, 1], 80).into()),
-                labels: Labels::default(),
-                version: None,
-                locality: None,
-                load: Arc::<Load>::default(),
-            })
-        };
-        names.iter().map(make).collect()
-    }
-
-    #[test]
-    fn an_endpoint_whose_connection_went_away_comes_after_the_others_and_is_not_given_up() {
-        let endpoints = endpoints(&["a", "b"]);
-        let failure = |kind: ErrorKind| Failure::Transport(kind.into());
-        let mut rng = StdRng::seed_from_u64(1);
-        let mut tried = Tried::default();
-        let first = tried.pick(&endpoints, &mut rng).unwrap().clone();
-        tried.add(&first, &failure(ErrorKind::GoAway));
-        let second = tried.pick(&endpoints, &mut rng).unwrap().clone();
-        assert_ne!(first.uid, second.uid, "the other one comes first");
-        tried.add(&second, &failure(ErrorKind::Dial(DialFailure::Timeout)));
-        let third = tried.pick(&endpoints, &mut rng).unwrap().clone();
-        assert_eq!(first.uid, third.uid, "another connection of the first may do");
-        tried.add(&third, &failure(ErrorKind::Dial(DialFailure::ConnectionRefused)));
-        assert!(tried.pick(&endpoints, &mut rng).is_none());
-        assert_eq!(tried.count(), 3);
-    }
-
-    #[test]
-    fn what_may_have_been_acted_on_is_repeated_only_if_that_means_the_same() {
-        let lost = [
-            ErrorKind::Lost(Lost::TimedOut),
-            ErrorKind::Lost(Lost::StatelessReset),
-            ErrorKind::Reset(weft_transport::h3::Code::H3_INTERNAL_ERROR),
-            ErrorKind::Unresponsive,
-        ];
-        for kind in lost {
-            let failure = Failure::Transport(kind.into());
-            for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
-                assert!(may_retry(&failure, &method, 1), "{method} {failure:?}");
-            }
-            for method in [Method::POST, Method::PATCH, Method::CONNECT] {
-                assert!(!may_retry(&failure, &method, 1), "{method} {failure:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_proved_unprocessed_goes_elsewhere_whatever_the_method_and_nothing_goes_on_for_ever() {
-        let unprocessed = [
-            Failure::Transport(ErrorKind::GoAway.into()),
-            Failure::Transport(ErrorKind::Dial(DialFailure::Timeout).into()),
-            Failure::Transport(ErrorKind::Reset(weft_transport::h3::Code::H3_REQUEST_REJECTED).into()),
-            Failure::Unprocessed("draining".to_owned()),
-        ];
-        for failure in unprocessed {
-            assert!(may_retry(&failure, &Method::POST, 1), "{failure:?}");
-            assert!(may_retry(&failure, &Method::POST, MAX_TRIES - 1), "{failure:?}");
-            assert!(!may_retry(&failure, &Method::POST, MAX_TRIES), "{failure:?}");
-        }
-        for failure in [
-            Failure::Transport(ErrorKind::Closed.into()),
-            Failure::Transport(ErrorKind::TooLarge.into()),
-            Failure::Transport(ErrorKind::Stalled.into()),
-            Failure::NoRoute(NoRoute::UnknownName),
-            Failure::Loop,
-        ] {
-            assert!(!may_retry(&failure, &Method::GET, 1), "{failure:?}");
-        }
+    /// A request that was sent so often.
+    fn tried(reached: u32) -> Tried {
+        Tried::counted(reached, 0)
     }
 
     #[test]
     fn a_silent_peer_is_left_only_for_another() {
-        let tried = Tried::default();
-        assert!(tried.leaves_another(&Method::GET, 2));
-        assert!(!tried.leaves_another(&Method::GET, 1), "there is no other");
+        let retries = Retries::default();
+        let policy = Policy::new(&retries, None);
+        assert!(policy.leaves_silent(&Method::GET, &tried(0), 2));
         assert!(
-            !tried.leaves_another(&Method::POST, 2),
+            !policy.leaves_silent(&Method::GET, &tried(0), 1),
+            "there is no other"
+        );
+        assert!(
+            !policy.leaves_silent(&Method::POST, &tried(0), 2),
             "it may have been acted on"
         );
-        let often = Tried {
-            count: MAX_TRIES - 1,
-            ..Tried::default()
+        assert!(policy.leaves_silent(&Method::GET, &tried(1), 100));
+        assert!(
+            !policy.leaves_silent(&Method::GET, &tried(2), 100),
+            "this is the last try"
+        );
+    }
+
+    #[test]
+    fn hedges_are_tries_that_may_reach_an_application() {
+        let mut retries = Retries::default();
+        let after = Duration::from_millis(50);
+        assert!(
+            Policy::new(&retries, None)
+                .hedging(&Method::GET, &tried(0))
+                .is_none()
+        );
+        retries.hedging = Some(Hedging::new(after, 3));
+        let beside = |method, reached| {
+            let hedging = Policy::new(&retries, None).hedging(method, &tried(reached));
+            hedging.map(|hedging| hedging.max)
         };
-        assert!(!often.leaves_another(&Method::GET, 100));
+        assert_eq!(beside(&Method::GET, 0), Some(2), "as many as there are attempts");
+        assert_eq!(beside(&Method::GET, 1), Some(1));
+        assert_eq!(beside(&Method::GET, 2), None);
+        assert_eq!(beside(&Method::POST, 0), None);
+        assert_eq!(beside(&Method::CONNECT, 0), None);
+    }
+
+    #[test]
+    fn zero_is_no_limit_of_a_try() {
+        let mut retries = Retries::default();
+        retries.per_try_timeout = Some(Duration::ZERO);
+        assert_eq!(Policy::new(&retries, None).per_try_timeout(), None);
+        retries.per_try_timeout = Some(Duration::from_secs(1));
+        assert_eq!(
+            Policy::new(&retries, None).per_try_timeout(),
+            Some(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn the_reason_of_giving_up_is_the_first_that_holds() {
+        let retries = Retries::default();
+        let lost = Outcome::Lost;
+        let rng = &mut rand::rng();
+        let mut give_up = |outcome, method: &Method, reached, can_replay, left, has_budget| {
+            let tried = tried(reached);
+            let progress = Progress {
+                method,
+                tried: &tried,
+                can_replay,
+                left,
+                retry_after: Some(Duration::from_secs(9)),
+            };
+            match decide(
+                Policy::new(&retries, None),
+                outcome,
+                &progress,
+                || has_budget,
+                rng,
+            ) {
+                Decision::GiveUp(reason) => reason.reason(),
+                Decision::Retry { .. } => "retry",
+            }
+        };
+        let answer = Outcome::Answered {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            grpc: None,
+        };
+        let closed = Outcome::from(&weft_transport::Error::from(ErrorKind::Closed));
+        assert_eq!(give_up(lost, &Method::GET, 1, true, None, true), "retry");
+        assert_eq!(give_up(answer, &Method::GET, 1, true, None, true), "final");
+        assert_eq!(give_up(closed, &Method::GET, 1, true, None, true), "final");
+        assert_eq!(
+            give_up(lost, &Method::POST, 1, true, None, true),
+            "not_idempotent"
+        );
+        assert_eq!(give_up(lost, &Method::GET, 3, true, None, true), "attempts");
+        assert_eq!(give_up(lost, &Method::GET, 1, false, None, true), "body_not_kept");
+        assert_eq!(
+            give_up(lost, &Method::GET, 1, true, Some(Duration::ZERO), true),
+            "deadline"
+        );
+        assert_eq!(give_up(lost, &Method::GET, 1, true, None, false), "budget");
     }
 }

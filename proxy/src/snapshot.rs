@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
@@ -19,7 +19,11 @@ use weft_proto::{
 };
 use weft_transport::PeerKey;
 
-use crate::route;
+pub(crate) use crate::balance::{InFlight, Load};
+use crate::{
+    policy::{Guard, Policy},
+    route,
+};
 
 /// The whole of it.
 #[derive(Debug)]
@@ -63,6 +67,8 @@ pub(crate) struct Backend {
     pub(crate) unmeshed_denied: usize,
     /// Endpoints left out because they are not ready, or end.
     pub(crate) unready: usize,
+    /// What holds for requests that are sent there.
+    pub(crate) policy: Policy,
 }
 
 /// Whether something was used. It outlives snapshots.
@@ -94,7 +100,7 @@ pub(crate) struct Endpoint {
     pub(crate) version: Option<Arc<str>>,
     /// Where it runs.
     pub(crate) locality: Option<Locality>,
-    /// What is under way there. It outlives a snapshot.
+    /// What is under way there, and how it fares. It outlives a snapshot.
     pub(crate) load: Arc<Load>,
 }
 
@@ -106,16 +112,6 @@ pub(crate) enum Reach {
     /// In the clear: it has none, and the mesh allows that.
     Plain(SocketAddr),
 }
-
-/// What is under way at an endpoint, from all workers.
-#[derive(Debug, Default)]
-pub(crate) struct Load {
-    in_flight: AtomicU32,
-}
-
-/// Counts as in flight until it is dropped.
-#[derive(Debug)]
-pub(crate) struct InFlight(Arc<Load>);
 
 /// What this proxy takes for its own application.
 #[derive(Debug)]
@@ -131,12 +127,14 @@ pub(crate) struct Inbound {
 }
 
 /// A declared port of the application.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct InboundPort {
     pub(crate) port: u16,
     pub(crate) protocol: AppProtocol,
     /// Where the application listens.
     pub(crate) address: SocketAddr,
+    /// What policies have this proxy enforce.
+    pub(crate) guards: Vec<Guard>,
 }
 
 /// Where a request or connection leads.
@@ -348,17 +346,22 @@ impl Upstream {
     /// What the request is for, where it does not say so itself.
     pub(crate) fn authority(&self) -> Authority {
         let text = match self {
-            Self::Mesh(frontend) => {
-                let backend = &frontend.backend;
-                // NAMESPACE/NAME, as it is called: NAME.NAMESPACE.
-                let name = backend
-                    .name
-                    .split_once('/')
-                    .map(|(namespace, name)| format!("{name}.{namespace}"));
-                format!("{}:{}", name.as_deref().unwrap_or(&backend.name), backend.port)
-            }
+            Self::Mesh(frontend) => return frontend.authority(),
             Self::External(address) => address.to_string(),
         };
+        Authority::try_from(text).unwrap_or_else(|_| Authority::from_static("unknown"))
+    }
+}
+
+impl Frontend {
+    /// As it is called: NAME.NAMESPACE and port.
+    pub(crate) fn authority(&self) -> Authority {
+        let backend = &self.backend;
+        let name = backend
+            .name
+            .split_once('/')
+            .map(|(namespace, name)| format!("{name}.{namespace}"));
+        let text = format!("{}:{}", name.as_deref().unwrap_or(&backend.name), backend.port);
         Authority::try_from(text).unwrap_or_else(|_| Authority::from_static("unknown"))
     }
 }
@@ -387,24 +390,6 @@ impl Used {
 
     fn clear(&self) {
         self.0.store(false, Relaxed);
-    }
-}
-
-impl Load {
-    /// Requests and tunnels under way.
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
-    }
-
-    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Relaxed);
-        InFlight(self.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
     }
 }
 

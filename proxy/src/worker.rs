@@ -1,7 +1,7 @@
 //! What one worker thread owns. Everything of a connection stays on its worker.
 
 use std::{
-    cell::{RefCell, RefMut},
+    cell::{Cell, RefCell, RefMut},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -49,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) outgoing: OutgoingSockets,
     pub(crate) rng: RefCell<SmallRng>,
     pub(crate) sink: Rc<WorkerSink>,
+    /// How many copies of requests are under way.
+    pub(crate) mirrors: Cell<usize>,
     /// What ports without a declared protocol spoke before.
     pub(crate) spoken: RefCell<Spoken>,
     pub(crate) draining: LocalDrain,

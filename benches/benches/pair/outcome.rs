@@ -262,15 +262,19 @@ fn compare(conditions: &Conditions, rows: &[Row]) -> Vec<Comparison> {
             target: judge(weft / theirs, limit),
         })
     };
-    let captured = |what: &str, layer, connections, of: Figure, limit| {
-        let captured = figure(layer, Pair::WeftCaptured, connections, of)?;
-        let explicit = figure(layer, Pair::Weft, connections, of)?;
+    let beside_weft = |what: &str, layer, pair, connections, of: Figure, limit| {
+        let other = figure(layer, pair, connections, of)?;
+        let plain = figure(layer, Pair::Weft, connections, of)?;
+        let how = match pair {
+            Pair::WeftCaptured => "captured, of the explicit port",
+            _ => "with a route and a policy, of none",
+        };
         Some(Comparison {
-            what: format!("{what}, captured, of the explicit port"),
-            weft: captured,
-            peer: Some(explicit),
-            value: captured / explicit,
-            target: judge(captured / explicit, limit),
+            what: format!("{what}, {how}"),
+            weft: other,
+            peer: Some(plain),
+            value: other / plain,
+            target: judge(other / plain, limit),
         })
     };
     let absolute = |what: &str, layer, connections, of: Figure, limit| {
@@ -351,16 +355,26 @@ fn compare(conditions: &Conditions, rows: &[Row]) -> Vec<Comparison> {
                 cpu,
                 Limit::None,
             ),
-            captured(
+            beside_weft(
                 "L7 CPU a request, 128 connections",
                 L7,
+                Pair::WeftRouted,
                 128,
                 cpu,
                 Limit::AtMost(1.05),
             ),
-            captured(
+            beside_weft(
+                "L7 CPU a request, 128 connections",
+                L7,
+                Pair::WeftCaptured,
+                128,
+                cpu,
+                Limit::AtMost(1.05),
+            ),
+            beside_weft(
                 "L4 CPU a request, 128 connections",
                 L4,
+                Pair::WeftCaptured,
                 128,
                 cpu,
                 Limit::AtMost(1.05),

@@ -5,7 +5,7 @@ use crate::arguments::Options;
 use crate::certificates::Certificates;
 use crate::envoy::{self, Envoy};
 use crate::ground::{Ground, HTTP_PORT, Layer, Target};
-use crate::weft::{self, Door, Weft};
+use crate::weft::{self, Door, Traffic, Weft};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -19,6 +19,8 @@ pub(crate) enum Pair {
     None,
     /// Weft, at the sidecar's own ports.
     Weft,
+    /// Weft, with a route and a policy for the service: retries, limits, ejection.
+    WeftRouted,
     /// Weft, with transparent capture on both hosts.
     WeftCaptured,
     /// Envoy, HTTP/2 over mutual TLS.
@@ -34,6 +36,7 @@ impl Pair {
         match self {
             Self::None => "no proxies",
             Self::Weft => "Weft",
+            Self::WeftRouted => "Weft, routed",
             Self::WeftCaptured => "Weft, captured",
             Self::EnvoyH2 => "Envoy HTTP/2 mTLS",
             Self::EnvoyH3 => "Envoy HTTP/3 mTLS",
@@ -42,7 +45,7 @@ impl Pair {
     }
 
     fn is_weft(self) -> bool {
-        matches!(self, Self::Weft | Self::WeftCaptured)
+        matches!(self, Self::Weft | Self::WeftRouted | Self::WeftCaptured)
     }
 
     fn is_envoy(self) -> bool {
@@ -96,8 +99,15 @@ impl Prepared {
 
     pub(crate) fn start(&self, pair: Pair, ground: &Ground) -> Result<Running> {
         let mut running = match (pair, &self.weft, &self.envoy) {
-            (Pair::Weft, Some(weft), _) => weft.start(ground, &self.certificates, Door::Explicit)?,
-            (Pair::WeftCaptured, Some(weft), _) => weft.start(ground, &self.certificates, Door::Captured)?,
+            (Pair::Weft, Some(weft), _) => {
+                weft.start(ground, &self.certificates, Door::Explicit, Traffic::Plain)?
+            }
+            (Pair::WeftRouted, Some(weft), _) => {
+                weft.start(ground, &self.certificates, Door::Explicit, Traffic::Routed)?
+            }
+            (Pair::WeftCaptured, Some(weft), _) => {
+                weft.start(ground, &self.certificates, Door::Captured, Traffic::Plain)?
+            }
             (Pair::EnvoyH2, _, Some(envoy)) => envoy.start(ground, &self.certificates, envoy::Wire::H2)?,
             (Pair::EnvoyH3, _, Some(envoy)) => envoy.start(ground, &self.certificates, envoy::Wire::H3)?,
             (Pair::EnvoyTcp, _, Some(envoy)) => envoy.start(ground, &self.certificates, envoy::Wire::Tcp)?,

@@ -40,6 +40,15 @@ pub(crate) enum Door {
     Captured,
 }
 
+/// What the mesh is told of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// Where it is.
+    Plain,
+    /// Also a route that every request matches, and a policy with everything on that costs something.
+    Routed,
+}
+
 pub(crate) struct Weft {
     binary: PathBuf,
 }
@@ -54,9 +63,19 @@ impl Weft {
         Ok(Self { binary })
     }
 
-    pub(crate) fn start(&self, ground: &Ground, certificates: &Certificates, door: Door) -> Result<Running> {
+    pub(crate) fn start(
+        &self,
+        ground: &Ground,
+        certificates: &Certificates,
+        door: Door,
+        traffic: Traffic,
+    ) -> Result<Running> {
         let directory = ground.directory.path();
-        fs::write(directory.join("mesh.yaml"), mesh(ground))?;
+        let mut documents = mesh(ground);
+        if traffic == Traffic::Routed {
+            documents += &routed();
+        }
+        fs::write(directory.join("mesh.yaml"), documents)?;
         let server = format!(
             "application: {{address: 127.0.0.1, ports: [{{name: http, port: {HTTP_PORT}}}, {{name: tcp, port: {TCP_PORT}}}]}}\n"
         );
@@ -172,6 +191,38 @@ apiVersion: weft.dev/v1alpha1
 kind: Workload
 metadata: {{name: {CLIENT}-0, namespace: default, labels: {{app: {CLIENT}}}}}
 spec: {{address: {left}, meshPort: {MESH_PORT}, serviceAccount: {CLIENT}}}
+"
+    )
+}
+
+/// A route with several matches, the last of which every request of the load has; retries, limits, ejection and
+/// deadlines, none of which a healthy service meets.
+fn routed() -> String {
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {SERVICE_HOST}, namespace: default}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: {SERVICE_HOST}}}]
+  rules:
+  - matches: [{{headers: [{{name: x-tester, value: \"yes\"}}]}}, {{path: {{type: PathPrefix, value: /beta}}}}]
+    backendRefs: [{{name: {SERVICE_HOST}, port: 80}}]
+  - backendRefs: [{{name: {SERVICE_HOST}, port: 80, weight: 90}}, {{name: {SERVICE_HOST}, port: 80, weight: 10}}]
+    retry: {{attempts: 2, codes: [502, 503, 504]}}
+---
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: {SERVICE_HOST}, namespace: default}}
+spec:
+  targetRefs: [{{group: \"\", kind: Service, name: {SERVICE_HOST}}}]
+  retries: {{on: [ConnectFailure, Reset, GatewayError], attempts: 2, budget: {{percent: 20, minPerSecond: 3}}}}
+  limits:
+    requests: 10000
+    queue: {{length: 1000, timeout: 1s}}
+    endpoint: {{requests: 10000}}
+    rates: [{{requests: 1000000000, per: 1s, by: Caller}}, {{requests: 1000000000, per: 1s, by: Route}}]
+  outlierEjection: {{consecutiveFailures: 5, successRate: 80, latencyFactor: 10}}
 "
     )
 }

@@ -66,6 +66,13 @@ fn service(name: &str, port: u32) -> String {
     )
 }
 
+/// A route, with one line of metadata that may be empty.
+fn route(metadata: &str, port: u32) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: split\n{metadata}spec:\n  parentRefs: [{{group: '', kind: Service, name: web}}]\n  rules: [{{backendRefs: [{{name: api, port: {port}}}]}}]\n"
+    )
+}
+
 fn key(text: &str) -> DocumentKey {
     text.parse().unwrap()
 }
@@ -321,4 +328,66 @@ async fn a_registration_that_does_not_fit_is_refused_with_the_reason_and_nothing
         place.audited().await.len() == 1,
         "sidecars come and go without an entry"
     );
+}
+
+/// When a stored document says that it was made; and what the set says of it, which is the same.
+async fn created(place: &Place, of: &str) -> String {
+    let stored = place.catalog.get(&key(of)).await.unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&stored.json).unwrap();
+    let text = value["metadata"]["creationTimestamp"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let model = |set: &MeshSet| match &set.get(&key(of)).unwrap().model {
+        Model::Route(route) => route.created,
+        _ => None,
+    };
+    let seconds = weft_proto::parse::moment::parse(&text).unwrap();
+    assert_eq!(place.catalog.with_set(model).await, Some(seconds));
+    text
+}
+
+#[tokio::test]
+async fn a_route_has_the_moment_of_its_creation_for_good() {
+    let place = Place::new().await;
+    let of = "HTTPRoute default/split";
+    place.apply(&route("", 80)).await.unwrap();
+    let made = created(&place, of).await;
+    assert!(
+        made.ends_with('Z') && made.len() == "2026-01-31T12:00:00Z".len(),
+        "{made}"
+    );
+
+    // As it was written, as it is shown, and with what somebody else wrote: no change.
+    let stored = place.catalog.get(&key(of)).await.unwrap();
+    let shown = String::from_utf8(stored.json.to_vec()).unwrap();
+    let other = "  creationTimestamp: 2020-01-01T00:00:00Z\n";
+    for text in [&route("", 80), &shown, &route(other, 80)] {
+        let again = place.apply(text).await.unwrap();
+        assert_eq!(again.changes[0].before, again.changes[0].after, "{text}");
+    }
+    // A change of something else is one, and leaves it.
+    place.apply(&route(other, 81)).await.unwrap();
+    assert_eq!(place.catalog.get(&key(of)).await.unwrap().generation, 2);
+    assert_eq!(created(&place, of).await, made);
+
+    // Made anew it brings it along, in whatever form.
+    place
+        .catalog
+        .delete(vec![key(of)], false, &Request::by("ann"))
+        .await
+        .unwrap();
+    let other = "  creationTimestamp: 2020-01-01T01:00:00.5+01:00\n";
+    place.apply(&route(other, 80)).await.unwrap();
+    assert_eq!(created(&place, of).await, "2020-01-01T00:00:00Z");
+    let again = Place::over(place.store.clone()).await;
+    assert_eq!(created(&again, of).await, "2020-01-01T00:00:00Z");
+}
+
+#[tokio::test]
+async fn what_has_no_age_is_stored_as_it_was_written() {
+    let place = Place::new().await;
+    place.apply(&service("web", 80)).await.unwrap();
+    let stored = place.catalog.get(&key("Service default/web")).await.unwrap();
+    assert!(!String::from_utf8_lossy(&stored.json).contains("creationTimestamp"));
 }

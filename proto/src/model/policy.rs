@@ -164,6 +164,13 @@ pub struct Hedging {
     pub max: u32,
 }
 
+impl Hedging {
+    /// So many tries beside the first, each after so long.
+    pub fn new(after: Duration, max: u32) -> Self {
+        Self { after, max }
+    }
+}
+
 impl Default for Retries {
     /// Two tries again of what was lost on the way and may be done twice, after 25 ms; for one in five requests, and
     /// three a second.
@@ -212,9 +219,12 @@ pub struct Limits {
     pub queue: u32,
     /// How long they wait. Default: 100 ms.
     pub queue_timeout: Option<Duration>,
-    /// Requests a time.
+    /// Requests a time, all of these. At most [`MAX_RATES`].
     pub rates: Vec<RateLimit>,
 }
+
+/// Limits of requests a time in one policy.
+pub const MAX_RATES: usize = 8;
 
 /// A token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +238,18 @@ pub struct RateLimit {
     pub burst: u32,
     /// Of what.
     pub scope: RateScope,
+}
+
+impl RateLimit {
+    /// So many in so long, at once as well.
+    pub fn new(requests: u32, per: Duration, scope: RateScope) -> Self {
+        Self {
+            requests,
+            per,
+            burst: requests,
+            scope,
+        }
+    }
 }
 
 /// What has a bucket of its own.
@@ -297,7 +319,7 @@ pub struct Timeouts {
 }
 
 /// A fault made on purpose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fault {
     /// Requests with all of these. Empty: all requests.

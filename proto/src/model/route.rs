@@ -24,6 +24,20 @@ pub struct Route {
     pub rules: Vec<RouteRule>,
 }
 
+impl Route {
+    /// One for any host, that does not say when it was made.
+    pub fn new(kind: RouteKind, name: Name, parents: Vec<ParentRef>, rules: Vec<RouteRule>) -> Self {
+        Self {
+            kind,
+            name,
+            created: None,
+            parents,
+            hostnames: Vec::new(),
+            rules,
+        }
+    }
+}
+
 /// Which requests a route can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
@@ -88,6 +102,21 @@ pub struct RouteRule {
     pub retry: Option<RouteRetry>,
 }
 
+impl RouteRule {
+    /// One that has neither name nor filters, and leaves times and retries to others.
+    pub fn new(matches: Vec<RouteMatch>, backends: Vec<BackendRef>) -> Self {
+        Self {
+            name: None,
+            matches,
+            filters: Vec::new(),
+            backends,
+            request_timeout: None,
+            backend_timeout: None,
+            retry: None,
+        }
+    }
+}
+
 /// What a request must be: all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -126,6 +155,13 @@ pub struct GrpcMatch {
     pub method: Option<ValueMatch>,
 }
 
+impl GrpcMatch {
+    /// Of which at least one is there.
+    pub fn new(service: Option<ValueMatch>, method: Option<ValueMatch>) -> Self {
+        Self { service, method }
+    }
+}
+
 /// What a header or a parameter must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -134,6 +170,13 @@ pub struct FieldMatch {
     pub name: String,
     /// Its value. Several values of a header are compared joined by commas, of a parameter the first.
     pub value: ValueMatch,
+}
+
+impl FieldMatch {
+    /// The name of a header is in lower case.
+    pub fn new(name: String, value: ValueMatch) -> Self {
+        Self { name, value }
+    }
 }
 
 /// What a value must be.
@@ -217,6 +260,19 @@ pub struct Redirect {
     pub status: u16,
 }
 
+impl Redirect {
+    /// To where the request went.
+    pub fn new(status: u16) -> Self {
+        Self {
+            scheme: None,
+            hostname: None,
+            port: None,
+            path: None,
+            status,
+        }
+    }
+}
+
 /// `RequestMirror`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -225,6 +281,13 @@ pub struct Mirror {
     pub target: BackendTarget,
     /// How many of the requests are copied.
     pub share: Share,
+}
+
+impl Mirror {
+    /// So many of the requests to there.
+    pub fn new(target: BackendTarget, share: Share) -> Self {
+        Self { target, share }
+    }
 }
 
 /// A part of all, at most all.
@@ -273,6 +336,17 @@ pub struct BackendRef {
     pub filters: Vec<Filter>,
 }
 
+impl BackendRef {
+    /// One without filters.
+    pub fn new(target: BackendTarget, weight: u32) -> Self {
+        Self {
+            target,
+            weight,
+            filters: Vec::new(),
+        }
+    }
+}
+
 /// A port of a Service. It stands for the workloads behind it: routes of that Service do not apply again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -281,6 +355,13 @@ pub struct BackendTarget {
     pub service: Name,
     /// Never 0.
     pub port: u16,
+}
+
+impl BackendTarget {
+    /// A port, which is not 0, of a Service.
+    pub fn new(service: Name, port: u16) -> Self {
+        Self { service, port }
+    }
 }
 
 /// When a request is sent again. What is not given is as the [`TrafficPolicy`](super::policy::TrafficPolicy) has it.
