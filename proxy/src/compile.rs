@@ -1,56 +1,67 @@
 //! Documents become a [`Snapshot`]: the lookups of the hot path, made once and off it.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+mod facts;
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use weft_proto::model::{
-    ExternalService, Mesh, Name, Resolution, Service, ServicePort, Unmeshed, Workload, WorkloadPort,
+use weft_proto::{
+    attach::{self, Effective},
+    model::{
+        ExternalService, Locality, Mesh, Name, Resolution, Route, Service, ServicePort, Unmeshed, Workload,
+        WorkloadPort, route::BackendTarget,
+    },
 };
 use weft_transport::PeerKey;
 
-use crate::snapshot::{Backend, Endpoint, External, Frontend, Inbound, Load, Reach, Snapshot, Used};
+pub(crate) use facts::Facts;
+
+use crate::{
+    policy::{Guard, Policy},
+    route::{self, Unresolved},
+    snapshot::{Backend, Endpoint, External, Frontend, Inbound, Reach, Snapshot},
+};
 
 /// Workloads that are not to be chosen as endpoints of a service. They can be called by their own addresses.
 pub(crate) type Unready = FxHashSet<Name>;
 
-/// Facts about endpoints that outlive snapshots, one table for all workers.
-#[derive(Debug, Default)]
-pub(crate) struct Facts {
-    /// By workload and port: another port is another application.
-    loads: Mutex<FxHashMap<(Arc<str>, u16), Arc<Load>>>,
-    /// By service, workload or external service.
-    uses: Mutex<FxHashMap<Arc<str>, Arc<Used>>>,
-}
-
-/// Compiles the documents for a proxy in `namespace`.
+/// Compiles the documents for a proxy in `namespace`; `own` is its workload, as far as there is a document of it.
 pub(crate) fn compile(
     mesh: &Mesh,
     unready: &Unready,
-    namespace: &str,
-    inbound: Inbound,
+    (namespace, own): (&str, Option<&Workload>),
+    mut inbound: Inbound,
     facts: &Facts,
     generation: u64,
 ) -> Snapshot {
     let mut compiler = Compiler {
         mesh,
+        lookup: attach::Lookup::new(mesh),
         unready,
         facts,
+        namespace,
+        home: own.and_then(|own| own.locality.as_ref()),
+        now: Instant::now(),
+        backends: FxHashMap::default(),
         by_address: FxHashMap::default(),
         by_name: FxHashMap::default(),
     };
+    for service in &mesh.services {
+        compiler.add_backends(service);
+    }
     // Services go last: a cluster IP wins over a workload's address, as the walk of a request says.
     for workload in &mesh.workloads {
         compiler.add_workload(workload);
     }
     for service in &mesh.services {
-        compiler.add_service(service);
+        compiler.add_frontends(service);
     }
     let mut externals: FxHashMap<Box<str>, Vec<Arc<External>>> = FxHashMap::default();
     for service in &mesh.external_services {
         compiler.add_external(service, &mut externals);
+    }
+    if let Some(own) = own {
+        compiler.add_guards(own, &mut inbound);
     }
     facts.forget_unused();
     Snapshot {
@@ -66,8 +77,15 @@ pub(crate) fn compile(
 
 struct Compiler<'a> {
     mesh: &'a Mesh,
+    lookup: attach::Lookup<'a>,
     unready: &'a Unready,
     facts: &'a Facts,
+    /// Of this proxy: routes of consumers hold for their own namespace.
+    namespace: &'a str,
+    home: Option<&'a Locality>,
+    now: Instant,
+    /// By service and port.
+    backends: FxHashMap<(Name, u16), Arc<Backend>>,
     by_address: FxHashMap<SocketAddr, Arc<Frontend>>,
     by_name: FxHashMap<Box<str>, Vec<Arc<Frontend>>>,
 }
@@ -77,31 +95,50 @@ impl Compiler<'_> {
     fn add_workload(&mut self, workload: &Workload) {
         for port in workload.ports.iter().filter(|port| !port.protocol.is_udp()) {
             let endpoint = self.endpoint(workload, port);
+            let unmeshed_denied = usize::from(endpoint.is_none());
+            let endpoints: Vec<_> = endpoint.into_iter().map(Arc::new).collect();
+            let name: Arc<str> = workload.uid.to_string().into();
             let backend = Backend {
-                name: workload.uid.to_string().into(),
+                policy: self.policy(
+                    format!("workload {name}:{}", port.port),
+                    Effective::default(),
+                    port.protocol,
+                    &endpoints,
+                ),
+                name,
                 port: port.port,
                 protocol: port.protocol,
-                unmeshed_denied: usize::from(endpoint.is_none()),
+                endpoints,
+                unmeshed_denied,
                 unready: 0,
-                endpoints: endpoint.into_iter().map(Arc::new).collect(),
             };
             let frontend = Frontend {
                 backend: Arc::new(backend),
                 routes: None,
-                used: self.facts.used(format!("workload {}", workload.uid)),
+                used: self.facts.uses.of(format!("workload {}", workload.uid).into()),
             };
             self.by_address
                 .insert(SocketAddr::new(workload.address, port.port), Arc::new(frontend));
         }
     }
 
-    fn add_service(&mut self, service: &Service) {
+    fn add_backends(&mut self, service: &Service) {
+        for port in service.ports.iter().filter(|port| !port.protocol.is_udp()) {
+            let backend = Arc::new(self.backend(service, port));
+            self.backends.insert((service.name.clone(), port.port), backend);
+        }
+    }
+
+    fn add_frontends(&mut self, service: &Service) {
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in service.ports.iter().filter(|port| !port.protocol.is_udp()) {
+            let Some(backend) = self.backends.get(&(service.name.clone(), port.port)) else {
+                continue;
+            };
             let frontend = Arc::new(Frontend {
-                backend: Arc::new(self.service_port(service, port)),
-                routes: None,
-                used: self.facts.used(format!("service {}", service.name)),
+                backend: backend.clone(),
+                routes: self.routes(service, port),
+                used: self.facts.uses.of(format!("service {}", service.name).into()),
             });
             if let Some(ip) = service.cluster_ip.address() {
                 self.by_address
@@ -113,7 +150,24 @@ impl Compiler<'_> {
         self.by_name.insert(name.into(), ports);
     }
 
-    fn service_port(&self, service: &Service, port: &ServicePort) -> Backend {
+    /// `None`: the service has no routes.
+    fn routes(&self, service: &Service, port: &ServicePort) -> Option<route::Table> {
+        let routes = attach::routes(&self.lookup, service, port, self.namespace);
+        let mut resolve = |route: &Route, target: &BackendTarget| self.resolve(route, target);
+        (!routes.is_empty()).then(|| route::Table::compile(&routes, &mut resolve))
+    }
+
+    /// Where a reference of a route leads.
+    fn resolve(&self, route: &Route, target: &BackendTarget) -> Result<Arc<Backend>, Unresolved> {
+        let (service, port) = attach::backend(&self.lookup, route, target)?;
+        let backend = self.backends.get(&(service.name.clone(), port.port));
+        backend.cloned().ok_or_else(|| Unresolved {
+            reason: "unsupported_protocol",
+            sentence: format!("port {} of {} is UDP", port.port, service.name),
+        })
+    }
+
+    fn backend(&self, service: &Service, port: &ServicePort) -> Backend {
         let mut endpoints = Vec::new();
         let mut unmeshed_denied = 0;
         let mut unready = 0;
@@ -132,12 +186,46 @@ impl Compiler<'_> {
         }
         let name: Arc<str> = service.name.to_string().into();
         Backend {
-            unready,
+            policy: self.policy(
+                format!("service {name}:{}", port.port),
+                attach::policy(&self.lookup, &service.name, port),
+                port.protocol,
+                &endpoints,
+            ),
             name,
             port: port.port,
             protocol: port.protocol,
             endpoints,
             unmeshed_denied,
+            unready,
+        }
+    }
+
+    fn policy(
+        &self,
+        key: String,
+        effective: Effective,
+        protocol: weft_proto::model::AppProtocol,
+        endpoints: &[Arc<Endpoint>],
+    ) -> Policy {
+        let facts = self.facts.policies.of(key.into());
+        Policy::new(effective, protocol, endpoints, self.home, facts, self.now)
+    }
+
+    /// What policies of the services that this workload is of have its sidecar enforce.
+    fn add_guards(&self, own: &Workload, inbound: &mut Inbound) {
+        for service in self.mesh.services.iter().filter(|service| service.selects(own)) {
+            for port in &service.ports {
+                let Some(target) = port.target_at(own).map(|target| target.port) else {
+                    continue;
+                };
+                let effective = attach::policy(&self.lookup, &service.name, port);
+                let key = format!("{}:{}", service.name, port.port);
+                let guard = Guard::new(&effective.limits, || self.facts.guards.of(key.into()));
+                if let Some(port) = inbound.ports.iter_mut().find(|port| port.port == target) {
+                    port.guards.extend(guard);
+                }
+            }
         }
     }
 
@@ -148,7 +236,7 @@ impl Compiler<'_> {
     ) {
         let name: Arc<str> = service.name.to_string().into();
         let external = Arc::new(External {
-            used: self.facts.used(format!("external {name}")),
+            used: self.facts.uses.of(format!("external {name}").into()),
             name,
             ports: service.ports.iter().map(|port| port.port).collect(),
             addresses: match &service.resolution {
@@ -177,7 +265,7 @@ impl Compiler<'_> {
             (None, Unmeshed::Deny) => return None,
         };
         Some(Endpoint {
-            load: self.facts.load(&uid, port.port),
+            load: self.facts.loads.of((uid.clone(), port.port)),
             uid,
             port: port.port,
             reach,
@@ -185,6 +273,19 @@ impl Compiler<'_> {
             labels: workload.labels.clone(),
             locality: workload.locality.clone(),
         })
+    }
+}
+
+impl From<attach::Unresolved> for Unresolved {
+    fn from(unresolved: attach::Unresolved) -> Self {
+        Self {
+            reason: match unresolved.reason() {
+                "RefNotPermitted" => "ref_not_permitted",
+                "UnsupportedProtocol" => "unsupported_protocol",
+                _ => "backend_not_found",
+            },
+            sentence: unresolved.to_string(),
+        }
     }
 }
 
@@ -197,24 +298,4 @@ fn version(workload: &Workload) -> Option<Arc<str>> {
         .iter()
         .find_map(|name| workload.labels.get(*name))?;
     Some(label.as_str().into())
-}
-
-impl Facts {
-    fn load(&self, uid: &Arc<str>, port: u16) -> Arc<Load> {
-        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        loads.entry((uid.clone(), port)).or_default().clone()
-    }
-
-    fn used(&self, name: String) -> Arc<Used> {
-        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        uses.entry(name.into()).or_default().clone()
-    }
-
-    /// Drops what no snapshot and no request holds any more.
-    fn forget_unused(&self) {
-        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        loads.retain(|_, load| Arc::strong_count(load) > 1);
-        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        uses.retain(|_, used| Arc::strong_count(used) > 1);
-    }
 }

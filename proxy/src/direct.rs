@@ -226,6 +226,7 @@ mod tests {
             port,
             protocol,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
+            guards: Vec::new(),
         };
         Inbound {
             identity: SpiffeId::parse("spiffe://cluster.local/ns/default/sa/web").unwrap(),
@@ -263,7 +264,7 @@ mod tests {
                 assert_eq!(admitted(mode, original), Err(Denied::Undeclared), "{original}");
             }
             assert_eq!(
-                admit(&inbound(mode), Destination::Explicit),
+                admit(&inbound(mode), Destination::Explicit).map(|port| port.port),
                 Err(Denied::NotRedirected)
             );
         }

@@ -1,24 +1,41 @@
 //! One request of the application, from its head to its answer: route, pick, send, retry, respond.
 
 pub(crate) mod attempt;
+mod beside;
+pub(crate) mod way;
 
-use std::{future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::{Instant, SystemTime},
+};
 
-use http::{HeaderValue, Method, Request, Response, request::Parts, uri::Scheme};
+use http::{
+    HeaderValue, Method, Request, Response,
+    header::LOCATION,
+    request::Parts,
+    uri::{Authority, Scheme},
+};
 use tokio::time::sleep;
-use weft_proto::model::policy::Retries;
 use weft_transport::{
     RequestStream,
     h3::{RequestHead, ResponseHead, fields},
 };
 
-use attempt::{CONNECT, Patience, attempt, refusal};
+use attempt::{attempt, refusal};
+use beside::Sent;
+use way::{Step, Way};
 
 use crate::{
-    body::{MeshBody, ResponseBody},
+    body::{MeshBody, ResponseBody, Timer},
+    deadline::Deadline,
+    limit::Admission,
     local::{
         HttpVersion,
-        body::{Continue, RequestBody},
+        body::RequestBody,
         error::Reset,
         headers::clean_request,
         target::Target,
@@ -26,9 +43,10 @@ use crate::{
         websocket::{self, WebSocketKey},
     },
     plain, resolve,
-    respond::{self, Failure, is_grpc},
-    retry::{self, Decision, Outcome, Tried},
-    snapshot::{Backend, NoRoute, Reach, Upstream},
+    respond::{self, Failure, Late, Limit, is_grpc},
+    retry::{Decision, Outcome, Progress, Tried, retry_after},
+    route::Redirected,
+    snapshot::{Frontend, NoRoute, Reach, Upstream},
     telemetry::Record,
     tunnel,
     upload::{self, Upload},
@@ -43,6 +61,8 @@ const MAX_HOPS: u16 = 16;
 pub(crate) struct Caller {
     pub(crate) destination: Meant,
     pub(crate) version: HttpVersion,
+    /// Where the application called from.
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// Where the requests of a connection go.
@@ -71,14 +91,12 @@ pub(crate) async fn serve(
     let grpc = is_grpc(&head.headers);
     let result = match plan(&worker, &caller, &mut head, &mut record).await {
         Ok(Plan::Request(upstream, target)) => {
-            exchange(&worker, caller.version, upstream, target, head, body, record).await
+            exchange(&worker, &caller, upstream, target, head, body, record).await
         }
         Ok(Plan::WebSocket(upstream, target, key)) => {
             let handshake = tunnel::Handshake { key, upgrade };
-            Box::pin(tunnel::websocket(
-                &worker, upstream, target, head, handshake, record,
-            ))
-            .await
+            let opened = tunnel::websocket(&worker, &caller, upstream, target, head, handshake, record);
+            Box::pin(opened).await
         }
         Ok(Plan::Connect(upstream)) => Box::pin(tunnel::connect(&worker, upstream, upgrade, record)).await,
         Err(failure) => Err(Refused { failure, record }),
@@ -180,116 +198,179 @@ pub(crate) fn count_hop(head: &mut Parts) -> Result<(), Failure> {
 /// Sends the request where it leads, and returns its answer.
 async fn exchange(
     worker: &Rc<Worker>,
-    version: HttpVersion,
+    caller: &Caller,
     upstream: Upstream,
     target: Target,
     head: Parts,
     body: RequestBody,
     record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let head = mesh_head(version, &upstream, target, head);
-    let upload = Upload::new(body, upload::REPLAY);
-    match upstream {
-        Upstream::Mesh(frontend) => {
-            at_endpoints(worker, version, &frontend.backend, head, upload, record).await
-        }
+    match &upstream {
+        Upstream::Mesh(frontend) => routed(worker, caller, frontend, target, head, body, record).await,
         Upstream::External(address) => {
-            Box::pin(plain::call(
-                &worker.outside,
-                address,
-                version,
-                head,
-                upload,
-                record,
-            ))
-            .await
+            let head = mesh_head(caller.version, &upstream, target, head);
+            let upload = Upload::new(body, upload::REPLAY);
+            let call = plain::call(&worker.outside, *address, caller.version, head, upload, record);
+            Box::pin(call).await
         }
     }
+}
+
+/// Sends the request where the routes of the service say, within what the policy there allows.
+async fn routed(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    frontend: &Frontend,
+    mut target: Target,
+    mut head: Parts,
+    body: RequestBody,
+    mut record: Record,
+) -> Result<Response<ResponseBody>, Refused> {
+    let way = match way::find(
+        worker,
+        frontend,
+        &mut target,
+        &mut head,
+        caller.source,
+        &mut record,
+    ) {
+        Ok(Step::Send(way)) => way,
+        Ok(Step::Redirect(redirected)) => return Ok(redirect(redirected, record)),
+        Err(failure) => return Err(Refused { failure, record }),
+    };
+    let admitted = way.admit(worker, &head.headers, &record).await;
+    let room = match admitted.and_then(|()| way.room()) {
+        Ok(Admission::Now(permit)) => Ok(permit),
+        Ok(Admission::Later(room)) => within(way.deadline, room).await,
+        Err(failure) => Err(failure),
+    };
+    match room {
+        Ok(permit) => record.hold(permit),
+        Err(failure) => return Err(Refused { failure, record }),
+    }
+    let upload = Upload::new(body, way.backend.policy.retries.replay_bytes);
+    let head = travelling_head(caller.version, frontend.authority(), target, head);
+    at_endpoints(worker, caller.version, way, head, upload, record).await
+}
+
+/// What must come about before the deadline.
+async fn within<T>(deadline: Deadline, future: impl Future<Output = Result<T, Limit>>) -> Result<T, Failure> {
+    let result = match deadline.at() {
+        None => future.await,
+        Some(at) => tokio::time::timeout_at(at.into(), future)
+            .await
+            .map_err(|_| Failure::TimedOut(Late::Request))?,
+    };
+    result.map_err(Failure::Limit)
 }
 
 /// Sends the request to an endpoint of the backend, and to another one as long as that is safe.
 async fn at_endpoints(
     worker: &Rc<Worker>,
     version: HttpVersion,
-    backend: &Backend,
+    mut way: Way,
     mut head: RequestHead,
     mut upload: Upload,
     mut record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
     let mut expects = upload.take_continue();
     let mut tried = Tried::default();
-    let retries = Retries::default();
-    let policy = retry::Policy::new(&retries, None);
+    way.backend.policy.facts.budget.on_request(record.started());
     loop {
-        let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
-            let none = Failure::NoEndpoint {
-                unmeshed: backend.unmeshed_denied,
-                unready: backend.unready,
-            };
-            return Err(Refused {
-                failure: record.last_failure().unwrap_or(none),
-                record,
-            });
+        let mut now = Instant::now();
+        let picked = match way.pick(worker, &mut tried, now) {
+            Ok(picked) => picked,
+            Err(none) => {
+                let failure = record.last_failure().unwrap_or(none);
+                return Err(Refused { failure, record });
+            }
         };
-        record.set_endpoint(&endpoint);
-        let in_flight = endpoint.load.begin();
+        let endpoint = picked.endpoint.clone();
+        let in_flight = picked.begin(now);
         let peer = match &endpoint.reach {
             Reach::Mesh(peer) => peer,
             Reach::Plain(address) => {
-                return Box::pin(plain::call(
-                    &worker.outside,
-                    *address,
-                    version,
-                    head,
-                    upload,
-                    record,
-                ))
-                .await;
+                record.set_endpoint(&endpoint);
+                let call = plain::call(&worker.outside, *address, version, head, upload, record);
+                return Box::pin(call).await;
             }
         };
-        head.headers
-            .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        let elsewhere =
-            upload.can_restart() && policy.leaves_silent(&head.method, &tried, backend.endpoints.len());
-        let patience = Patience {
-            connect: CONNECT,
-            answer: None,
-            elsewhere,
-        };
-        let failure = match attempt(worker, peer, &head, &mut upload, &mut expects, patience).await {
-            Ok((stream, answer)) => match refusal(&answer) {
-                None => {
-                    record.on_answer(answer.status, Some(in_flight), upload.sent());
-                    record.on_fields(&answer.headers);
-                    return Ok(respond_with(stream, answer, upload, record).await);
+        way.prepare(&mut head, &endpoint, now);
+        let sent = match way.beside(&head.method, &tried, &upload) {
+            None => {
+                let patience = way.patience(&head.method, &tried, upload.can_restart(), now);
+                let result = attempt(worker, peer, &head, &mut upload, &mut expects, patience).await;
+                Sent {
+                    endpoint,
+                    in_flight,
+                    result,
                 }
-                Some(reason) => Failure::Unprocessed(reason),
-            },
-            Err(failure) => failure,
+            }
+            Some(hedged) => {
+                Box::pin(beside::race(
+                    worker,
+                    &way,
+                    hedged,
+                    (endpoint, in_flight),
+                    &head,
+                    &mut tried,
+                ))
+                .await
+            }
         };
-        let outcome = Outcome::from(&failure);
+        let Sent {
+            endpoint,
+            mut in_flight,
+            result,
+        } = sent;
+        record.set_endpoint(&endpoint);
+        way.send_copies(worker, &head, &upload);
+        now = Instant::now();
+        let outcome = match &result {
+            Ok((_, answer)) => Outcome::of_answer(answer),
+            Err(failure) => Outcome::from(failure),
+        };
+        way.on_outcome(&mut in_flight, outcome, now);
         tried.add(&endpoint, outcome);
-        let progress = retry::Progress {
+        let answer = result.as_ref().ok().map(|(_, answer)| &answer.headers);
+        let progress = Progress {
             method: &head.method,
             tried: &tried,
             can_replay: upload.can_restart(),
-            left: None,
-            retry_after: None,
+            left: way.deadline.left(now),
+            retry_after: answer.and_then(|headers| retry_after(headers, SystemTime::now())),
         };
-        match retry::decide(policy, outcome, &progress, || true, &mut *worker.rng()) {
-            Decision::GiveUp(_) => return Err(Refused { failure, record }),
-            Decision::Retry { after } => {
-                record.on_retry(failure);
+        let decision = way.decide(worker, outcome, progress, now);
+        match (result, decision) {
+            (result, Decision::Retry { after }) => {
+                match result {
+                    Ok((_, answer)) => match refusal(&answer) {
+                        Some(reason) => record.on_retry(Failure::Unprocessed(reason)),
+                        None => record.on_retry_of_answer(answer.status),
+                    },
+                    Err(failure) => record.on_retry(failure),
+                }
                 sleep(after).await;
                 upload.restart();
             }
+            (Ok((stream, answer)), Decision::GiveUp(_)) => {
+                if let Some(reason) = refusal(&answer) {
+                    let failure = Failure::Unprocessed(reason);
+                    return Err(Refused { failure, record });
+                }
+                record.on_answer(answer.status, Some(in_flight), upload.sent());
+                record.on_fields(&answer.headers);
+                return Ok(respond_with(&way, stream, answer, upload, record).await);
+            }
+            (Err(failure), Decision::GiveUp(_)) => return Err(Refused { failure, record }),
         }
     }
 }
 
 async fn respond_with(
+    way: &Way,
     mut stream: RequestStream,
-    answer: ResponseHead,
+    mut answer: ResponseHead,
     upload: Upload,
     mut record: Record,
 ) -> Response<ResponseBody> {
@@ -300,14 +381,28 @@ async fn respond_with(
     if ended {
         record.complete();
     }
-    let mut response = Response::new(ResponseBody::Mesh(Box::new(MeshBody::new(
-        stream.recv,
-        ended,
-        upload,
-        record,
-    ))));
+    way.on_response(&mut answer.headers);
+    let timer = match ended {
+        true => None,
+        false => Timer::new(
+            way.deadline.at().map(Into::into),
+            way.backend.policy.idle_timeout(),
+        ),
+    };
+    let body = MeshBody::new(stream.recv, ended, upload, record).with_timer(timer);
+    let mut response = Response::new(ResponseBody::Mesh(Box::new(body)));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
+    response
+}
+
+/// The answer of a route itself.
+pub(crate) fn redirect(redirected: Redirected, mut record: Record) -> Response<ResponseBody> {
+    record.set_status(redirected.status);
+    record.complete();
+    let mut response = Response::new(ResponseBody::Own(None));
+    *response.status_mut() = redirected.status;
+    response.headers_mut().insert(LOCATION, redirected.location);
     response
 }
 
@@ -318,12 +413,17 @@ pub(crate) fn mesh_head(
     target: Target,
     head: Parts,
 ) -> RequestHead {
+    travelling_head(version, upstream.authority(), target, head)
+}
+
+/// `called`: what the request is for, where it does not say so itself.
+fn travelling_head(version: HttpVersion, called: Authority, target: Target, head: Parts) -> RequestHead {
     let mut headers = head.headers;
     headers.insert(fields::WEFT_PROTOCOL, HeaderValue::from_static(version.as_str()));
     RequestHead {
         method: head.method,
         scheme: Some(Scheme::HTTP),
-        authority: Some(target.authority.unwrap_or_else(|| upstream.authority())),
+        authority: Some(target.authority.unwrap_or(called)),
         path: target.path,
         protocol: None,
         headers,

@@ -12,11 +12,11 @@ use weft_transport::{
 };
 
 use crate::{
+    balance::Pick,
     forward::attempt::{CONNECT, Patience, attempt},
     respond::{Failure, Late},
-    retry::Tried,
     snapshot::{Backend, Reach},
-    upload::Upload,
+    upload::{Upload, Whole},
     worker::Worker,
 };
 
@@ -27,14 +27,14 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Of an answer so much is read before it is cancelled: an application should not see its answers refused.
 const MAX_ANSWER: u64 = 1 << 20;
 
-/// Sends a copy to `backend`; `upload` is all of its content, or none if that is more than is kept.
+/// Sends a copy to `backend`; `content` is all of it, or none if that is more than is kept.
 pub(crate) fn send(
     worker: &Rc<Worker>,
     backend: &Arc<Backend>,
     mut head: RequestHead,
-    upload: Option<Upload>,
+    content: Option<Whole>,
 ) {
-    let Some(upload) = upload else {
+    let Some(content) = content else {
         return worker.sink.mirrored(backend, "too_large");
     };
     if worker.mirrors.get() >= MAX_UNDER_WAY {
@@ -45,7 +45,7 @@ pub(crate) fn send(
     head.headers.remove(fields::WEFT_TIMEOUT);
     let (worker, backend) = (worker.clone(), backend.clone());
     tokio::task::spawn_local(async move {
-        let outcome = match copy(&worker, &backend, head, upload).await {
+        let outcome = match copy(&worker, &backend, head, content.upload()).await {
             Ok(()) => "sent",
             Err(failure) => {
                 tracing::debug!(backend = %backend.name, reason = failure.reason(), "a copy of a request failed");
@@ -64,13 +64,20 @@ async fn copy(
     mut upload: Upload,
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + TIMEOUT;
-    let endpoint = Tried::default()
-        .pick(&backend.endpoints, &mut *worker.rng())
-        .cloned()
-        .ok_or(Failure::NoEndpoint {
+    let now = std::time::Instant::now();
+    let pick = Pick {
+        tried: &[],
+        key: None,
+        now,
+    };
+    let picked = backend.policy.balancer.pick(&pick, &mut *worker.rng());
+    let endpoint = picked
+        .map_err(|_| Failure::NoEndpoint {
             unmeshed: 0,
             unready: 0,
-        })?;
+        })?
+        .endpoint
+        .clone();
     let Reach::Mesh(peer) = &endpoint.reach else {
         return Err(Failure::Unsupported("a copy to an endpoint without a sidecar"));
     };

@@ -289,6 +289,7 @@ async fn serve_http(worker: Rc<Worker>, stream: LocalStream, meant: Meant, versi
     let caller = Caller {
         destination: meant,
         version,
+        source: stream.tcp().peer_addr().ok().map(|peer| peer.ip()),
     };
     let (draining, under_way) = (worker.draining.wait(), worker.drain.enter());
     let handler = move |request| forward::serve(worker.clone(), caller.clone(), request);

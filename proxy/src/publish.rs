@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::{oneshot, watch};
-use weft_proto::{SpiffeId, model::Mesh};
+use weft_proto::{
+    SpiffeId,
+    model::{Mesh, Workload},
+};
 
 use crate::{
     compile::{Facts, Unready, compile},
@@ -66,11 +69,16 @@ impl Publisher {
             });
         }
         self.generation += 1;
+        let workload = &self.config.workload;
+        let own = mesh
+            .workloads
+            .iter()
+            .find(|known| *known.name.name == *workload.name && *known.name.namespace == *workload.namespace);
         let snapshot = Arc::new(compile(
             mesh,
             unready,
-            &self.config.workload.namespace,
-            self.inbound(mesh, identity.clone()),
+            (&workload.namespace, own),
+            self.inbound(mesh, own, identity.clone()),
             &self.facts,
             self.generation,
         ));
@@ -92,17 +100,14 @@ impl Publisher {
         Ok(snapshot)
     }
 
-    fn inbound(&self, mesh: &Mesh, identity: SpiffeId) -> Inbound {
+    fn inbound(&self, mesh: &Mesh, own: Option<&Workload>, identity: SpiffeId) -> Inbound {
         let (config, workload) = (&self.config, &self.config.workload);
         let port = |port: &weft_proto::model::WorkloadPort| InboundPort {
             port: port.port,
             protocol: port.protocol,
             address: SocketAddr::new(config.application.address, port.port),
+            guards: Vec::new(),
         };
-        let own = mesh
-            .workloads
-            .iter()
-            .find(|known| *known.name.name == *workload.name && *known.name.namespace == *workload.namespace);
         let address = own.map_or(config.application.address, |own| own.address);
         let host = match address {
             std::net::IpAddr::V4(ip) => ip.to_string(),

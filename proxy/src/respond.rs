@@ -12,6 +12,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
 };
+use weft_proto::model::policy::Abort;
 use weft_transport::{
     Error, ErrorKind, Processed,
     h3::{H3Error, ResponseHead, fields},
@@ -130,6 +131,21 @@ impl Late {
 }
 
 impl Failure {
+    /// The answer of a fault.
+    pub(crate) fn fault(abort: Abort) -> Self {
+        match abort {
+            Abort::Http(status) => Self::Fault {
+                status: StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+                grpc: None,
+            },
+            // To a caller that is no gRPC caller.
+            Abort::Grpc(status) => Self::Fault {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                grpc: Some(status),
+            },
+        }
+    }
+
     /// A label for metrics and logs, from a fixed set; also the value of `weft-error`.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -253,6 +269,12 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Transport(error)
+    }
+}
+
+impl From<Limit> for Failure {
+    fn from(limit: Limit) -> Self {
+        Self::Limit(limit)
     }
 }
 

@@ -20,7 +20,10 @@ use weft_proto::{
 use weft_transport::PeerKey;
 
 pub(crate) use crate::balance::{InFlight, Load};
-use crate::route;
+use crate::{
+    policy::{Guard, Policy},
+    route,
+};
 
 /// The whole of it.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub(crate) struct Backend {
     pub(crate) unmeshed_denied: usize,
     /// Endpoints left out because they are not ready, or end.
     pub(crate) unready: usize,
+    /// What holds for requests that are sent there.
+    pub(crate) policy: Policy,
 }
 
 /// Whether something was used. It outlives snapshots.
@@ -122,12 +127,14 @@ pub(crate) struct Inbound {
 }
 
 /// A declared port of the application.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct InboundPort {
     pub(crate) port: u16,
     pub(crate) protocol: AppProtocol,
     /// Where the application listens.
     pub(crate) address: SocketAddr,
+    /// What policies have this proxy enforce.
+    pub(crate) guards: Vec<Guard>,
 }
 
 /// Where a request or connection leads.
@@ -339,17 +346,22 @@ impl Upstream {
     /// What the request is for, where it does not say so itself.
     pub(crate) fn authority(&self) -> Authority {
         let text = match self {
-            Self::Mesh(frontend) => {
-                let backend = &frontend.backend;
-                // NAMESPACE/NAME, as it is called: NAME.NAMESPACE.
-                let name = backend
-                    .name
-                    .split_once('/')
-                    .map(|(namespace, name)| format!("{name}.{namespace}"));
-                format!("{}:{}", name.as_deref().unwrap_or(&backend.name), backend.port)
-            }
+            Self::Mesh(frontend) => return frontend.authority(),
             Self::External(address) => address.to_string(),
         };
+        Authority::try_from(text).unwrap_or_else(|_| Authority::from_static("unknown"))
+    }
+}
+
+impl Frontend {
+    /// As it is called: NAME.NAMESPACE and port.
+    pub(crate) fn authority(&self) -> Authority {
+        let backend = &self.backend;
+        let name = backend
+            .name
+            .split_once('/')
+            .map(|(namespace, name)| format!("{name}.{namespace}"));
+        let text = format!("{}:{}", name.as_deref().unwrap_or(&backend.name), backend.port);
         Authority::try_from(text).unwrap_or_else(|_| Authority::from_static("unknown"))
     }
 }

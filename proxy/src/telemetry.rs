@@ -24,6 +24,7 @@ use crate::{
     access_log::{AccessLog, Entry, WorkerLog},
     config::Config,
     control::Traffic,
+    limit::Held,
     local::{HttpVersion, target::Target},
     log::Recent,
     metrics::{Metrics, OpenConnection, OpenTunnel, Outcome, RouteMetrics, Series, TunnelKind},
@@ -79,6 +80,8 @@ pub(crate) struct Record {
     sink: Rc<WorkerSink>,
     tunnel: Option<OpenTunnel>,
     in_flight: Option<InFlight>,
+    /// Counts under a limit of the service.
+    held: Option<Held>,
     last_failure: Option<Failure>,
     ended: bool,
     /// Not told: nothing has come of it.
@@ -114,6 +117,7 @@ impl Record {
             sink,
             tunnel: None,
             in_flight: None,
+            held: None,
             last_failure: None,
             ended: false,
             muted: false,
@@ -195,6 +199,16 @@ impl Record {
         self.event.status = Some(status);
     }
 
+    /// When the request began.
+    pub(crate) fn started(&self) -> Instant {
+        self.event.started
+    }
+
+    /// It counts under a limit of the service until its end.
+    pub(crate) fn hold(&mut self, held: impl Into<Held>) {
+        self.held = Some(held.into());
+    }
+
     /// The head of the answer is there. `in_flight` counts until the answer is whole.
     pub(crate) fn on_answer(&mut self, status: StatusCode, in_flight: Option<InFlight>, sent: u64) {
         self.event.status = Some(status);
@@ -228,6 +242,15 @@ impl Record {
         self.last_failure = Some(failure);
     }
 
+    /// The application's answer is not passed on; the request is sent again.
+    pub(crate) fn on_retry_of_answer(&mut self, status: StatusCode) {
+        let reason = match status.is_server_error() {
+            true => "answered_5xx",
+            false => "answered_other",
+        };
+        self.sink.route(&self.event).retry(reason);
+    }
+
     /// Why the last endpoint did not take it.
     pub(crate) fn last_failure(&mut self) -> Option<Failure> {
         self.last_failure.take()
@@ -255,6 +278,7 @@ impl Record {
     pub(crate) fn complete(&mut self) {
         self.ended = true;
         self.in_flight = None;
+        self.held = None;
     }
 
     /// It was cut short.
@@ -264,6 +288,7 @@ impl Record {
             self.event.reason = Some(reason);
         }
         self.in_flight = None;
+        self.held = None;
     }
 
     /// It got an answer of the mesh's own.

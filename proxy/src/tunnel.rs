@@ -1,10 +1,9 @@
 //! Byte streams of the application through the mesh: raw TCP, CONNECT of an HTTP proxy's client, WebSocket.
 
-use std::{future::poll_fn, rc::Rc, task::Poll};
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Instant};
 
 use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts, uri::Authority};
 use tokio::{io::copy_bidirectional, time::sleep};
-use weft_proto::model::policy::Retries;
 use weft_transport::{
     RequestStream, TunnelError, copy_tunnel,
     h3::{Protocol, RequestHead, ResponseHead, fields},
@@ -13,9 +12,10 @@ use weft_transport::{
 use crate::{
     body::{MeshBody, ResponseBody},
     forward::{
-        Refused,
-        attempt::{self, CONNECT, Patience, refusal},
+        self, Caller, Refused,
+        attempt::{self, Patience, refusal},
         mesh_head,
+        way::{self, Step, Way},
     },
     local::{
         HttpVersion,
@@ -24,10 +24,11 @@ use crate::{
         upgrade::{PendingUpgrade, UpgradedStream},
         websocket::{self, WebSocketKey},
     },
-    respond::Failure,
-    retry::{self, Decision, Outcome, Tried},
-    snapshot::{Backend, Endpoint, InFlight, Reach, Upstream},
+    respond::{Failure, Limit},
+    retry::{Decision, Outcome, Progress, Tried},
+    snapshot::{Endpoint, InFlight, Reach, Upstream},
     telemetry::{self, Record},
+    upload::Upload,
     worker::Worker,
 };
 
@@ -53,8 +54,8 @@ pub(crate) async fn open(
     upstream: &Upstream,
     record: &mut Record,
 ) -> Result<Tunnel, Failure> {
-    let backend = match upstream {
-        Upstream::Mesh(frontend) => &frontend.backend,
+    let way = match upstream {
+        Upstream::Mesh(frontend) => Way::direct(frontend),
         Upstream::External(address) => {
             record.set_plaintext();
             let stream = worker.outside_connector.connect(*address).await;
@@ -62,7 +63,7 @@ pub(crate) async fn open(
         }
     };
     let head = |endpoint: &Endpoint| connect_head(endpoint);
-    match open_stream_to(worker, backend, record, head).await? {
+    match open_stream_to(worker, &way, record, head).await? {
         Opened::Mesh {
             stream,
             answer,
@@ -132,25 +133,41 @@ pub(crate) async fn connect(
 /// A WebSocket handshake becomes an extended CONNECT (RFC 9220), and the stream then carries its frames.
 pub(crate) async fn websocket(
     worker: &Rc<Worker>,
+    caller: &Caller,
     upstream: Upstream,
-    target: Target,
-    head: Parts,
+    mut target: Target,
+    mut head: Parts,
     handshake: Handshake,
     mut record: Record,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let Upstream::Mesh(frontend) = upstream.clone() else {
+    let Upstream::Mesh(frontend) = &upstream else {
         return Err(Refused {
             failure: Failure::Unsupported("a WebSocket that leaves the mesh"),
             record,
         });
     };
+    let way = match way::find(
+        worker,
+        frontend,
+        &mut target,
+        &mut head,
+        caller.source,
+        &mut record,
+    ) {
+        Ok(Step::Send(way)) => way,
+        Ok(Step::Redirect(redirected)) => return Ok(forward::redirect(redirected, record)),
+        Err(failure) => return Err(Refused { failure, record }),
+    };
+    if let Err(failure) = way.admit(worker, &head.headers, &record).await {
+        return Err(Refused { failure, record });
+    }
     let head = websocket_head(&upstream, target, head);
     let with_port = |endpoint: &Endpoint| {
         let mut head = head.clone();
         head.headers.insert(fields::WEFT_PORT, endpoint.port.into());
         head
     };
-    let opened = open_stream_to(worker, &frontend.backend, &mut record, with_port).await;
+    let opened = open_stream_to(worker, &way, &mut record, with_port).await;
     let (mut stream, mut answer, in_flight) = match opened {
         Ok(Opened::Mesh {
             stream,
@@ -168,6 +185,7 @@ pub(crate) async fn websocket(
         if let Some(status) = answer.headers.remove(fields::WEFT_STATUS) {
             answer.status = StatusCode::from_bytes(status.as_bytes()).unwrap_or(answer.status);
         }
+        way.on_response(&mut answer.headers);
         record.on_answer(answer.status, Some(in_flight), 0);
         let ended = poll_fn(|cx| Poll::Ready(stream.recv.poll_ended(cx)))
             .await
@@ -211,37 +229,52 @@ enum Opened {
 /// Sends the head of a CONNECT to one endpoint after another, until one answers for its application.
 async fn open_stream_to(
     worker: &Worker,
-    backend: &Backend,
+    way: &Way,
     record: &mut Record,
     head: impl Fn(&Endpoint) -> RequestHead,
 ) -> Result<Opened, Failure> {
+    let policy = &way.backend.policy;
+    let connection = policy.facts.connections.try_take(policy.limits.connections);
+    record.hold(connection.ok_or(Failure::Limit(Limit::Connections))?);
     let mut tried = Tried::default();
-    let retries = Retries::default();
     loop {
-        let Some(endpoint) = tried.pick(&backend.endpoints, &mut *worker.rng()).cloned() else {
-            let none = Failure::NoEndpoint {
-                unmeshed: backend.unmeshed_denied,
-                unready: backend.unready,
-            };
-            return Err(record.last_failure().unwrap_or(none));
+        let mut now = Instant::now();
+        let picked = match way.pick(worker, &mut tried, now) {
+            Ok(picked) => picked,
+            Err(none) => return Err(record.last_failure().unwrap_or(none)),
         };
+        let endpoint = picked.endpoint.clone();
+        let mut in_flight = picked.begin(now);
         record.set_endpoint(&endpoint);
-        let in_flight = endpoint.load.begin();
-        let failure = match try_endpoint(worker, &endpoint, in_flight, record, head(&endpoint)).await {
-            Ok(opened) => return Ok(opened),
+        let patience = way.patience(&Method::CONNECT, &tried, true, now);
+        let sent = try_endpoint(worker, &endpoint, patience, record, head(&endpoint)).await;
+        now = Instant::now();
+        let outcome = match &sent {
+            Ok(Sent::Mesh(_, answer)) => Outcome::of_answer(answer),
+            Ok(Sent::Plain(_)) => Outcome::Final,
+            Err(failure) => Outcome::from(failure),
+        };
+        way.on_outcome(&mut in_flight, outcome, now);
+        let failure = match sent {
+            Ok(Sent::Mesh(stream, answer)) => {
+                return Ok(Opened::Mesh {
+                    stream,
+                    answer,
+                    in_flight,
+                });
+            }
+            Ok(Sent::Plain(stream)) => return Ok(Opened::Plain(stream)),
             Err(failure) => failure,
         };
-        let outcome = Outcome::from(&failure);
         tried.add(&endpoint, outcome);
-        let progress = retry::Progress {
+        let progress = Progress {
             method: &Method::CONNECT,
             tried: &tried,
             can_replay: true,
-            left: None,
+            left: way.deadline.left(now),
             retry_after: None,
         };
-        let policy = retry::Policy::new(&retries, None);
-        match retry::decide(policy, outcome, &progress, || true, &mut *worker.rng()) {
+        match way.decide(worker, outcome, progress, now) {
             Decision::GiveUp(_) => return Err(failure),
             Decision::Retry { after } => {
                 record.on_retry(failure);
@@ -251,45 +284,32 @@ async fn open_stream_to(
     }
 }
 
+/// What came of one try.
+enum Sent {
+    Mesh(Box<RequestStream>, ResponseHead),
+    Plain(LocalStream),
+}
+
 async fn try_endpoint(
     worker: &Worker,
     endpoint: &Endpoint,
-    in_flight: InFlight,
+    patience: Patience,
     record: &mut Record,
     head: RequestHead,
-) -> Result<Opened, Failure> {
+) -> Result<Sent, Failure> {
     let peer = match &endpoint.reach {
         Reach::Mesh(peer) => peer,
         Reach::Plain(address) => {
             record.set_plaintext();
             let stream = worker.outside_connector.connect(*address).await;
-            return stream.map(Opened::Plain).map_err(Failure::Application);
+            return stream.map(Sent::Plain).map_err(Failure::Application);
         }
     };
-    let patience = Patience {
-        connect: CONNECT,
-        answer: None,
-        elsewhere: true,
-    };
-    let mut stream = attempt::open(worker, peer, patience).await?;
-    let answer = async {
-        stream.queue_request(&head)?;
-        stream.send.flush().await?;
-        loop {
-            let answer = stream.recv.response_head().await?;
-            if !answer.is_interim() {
-                return Ok(answer);
-            }
-        }
-    };
-    let answer: ResponseHead = answer.await.map_err(Failure::Transport)?;
+    let (stream, answer) =
+        attempt::attempt(worker, peer, &head, &mut Upload::open(), &mut None, patience).await?;
     match refusal(&answer) {
         Some(reason) => Err(Failure::Unprocessed(reason)),
-        None => Ok(Opened::Mesh {
-            stream: Box::new(stream),
-            answer,
-            in_flight,
-        }),
+        None => Ok(Sent::Mesh(Box::new(stream), answer)),
     }
 }
 

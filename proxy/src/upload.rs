@@ -41,12 +41,30 @@ struct Kept {
     whole: bool,
 }
 
+/// All of a request's content.
+pub(crate) struct Whole(Kept);
+
+impl Whole {
+    /// Another one that sends it.
+    pub(crate) fn upload(&self) -> Upload {
+        Upload {
+            body: None,
+            kept: Some(self.0.clone()),
+            cap: self.0.size,
+            phase: Phase::Replaying(0),
+            sent: 0,
+        }
+    }
+}
+
 /// Where the sending stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The kept pieces from this one on are to be sent first.
     Replaying(usize),
     Reading,
+    /// There is nothing but the head to flush.
+    Opening,
     /// All is queued; it remains to flush.
     Flushing,
     Done,
@@ -73,18 +91,23 @@ impl Upload {
         }
     }
 
-    /// Another one with the same content, to be sent beside this one; none unless all of it is here.
-    pub(crate) fn copy(&self) -> Option<Self> {
+    /// None, and no end: what follows the head of a CONNECT is a tunnel's.
+    pub(crate) fn open() -> Self {
+        Self {
+            body: None,
+            kept: None,
+            cap: 0,
+            phase: Phase::Opening,
+            sent: 0,
+        }
+    }
+
+    /// All of its content, to be sent beside this one; none unless all of it is here.
+    pub(crate) fn whole(&self) -> Option<Whole> {
         let ended = self.body.as_ref().is_none_or(Body::is_end_stream);
         let mut kept = self.kept.as_ref().filter(|kept| kept.whole || ended)?.clone();
         kept.whole = true;
-        Some(Self {
-            body: None,
-            kept: Some(kept),
-            cap: self.cap,
-            phase: Phase::Replaying(0),
-            sent: 0,
-        })
+        Some(Whole(kept))
     }
 
     /// Can the request be sent again from its beginning?
@@ -151,14 +174,14 @@ impl Upload {
                         }
                     }
                 }
-                Phase::Flushing => {}
+                Phase::Opening | Phase::Flushing => {}
                 Phase::Done => return Poll::Ready(Ok(())),
             }
-            if self.phase != Phase::Flushing && self.phase != Phase::Reading {
+            if matches!(self.phase, Phase::Replaying(_)) {
                 continue;
             }
             ready!(send.poll_flush(cx)).map_err(|_| UploadError::Peer)?;
-            if self.phase == Phase::Flushing {
+            if self.phase != Phase::Reading {
                 self.phase = Phase::Done;
             }
         }

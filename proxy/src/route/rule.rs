@@ -6,7 +6,7 @@ use rand::Rng;
 use weft_proto::model::route::{BackendTarget, Route, RouteKind, RouteRetry, RouteRule};
 
 use super::filter::Filters;
-use crate::snapshot::Backend;
+use crate::{limit::Buckets, snapshot::Backend};
 
 /// A rule of a route.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(crate) struct Rule {
     pub(crate) kind: RouteKind,
     /// `NAMESPACE/NAME` of its route.
     pub(crate) route: Arc<str>,
+    /// `NAMESPACE/NAME#RULE`, for metrics and logs.
+    pub(crate) label: Arc<str>,
     /// Its name in the route, or its number, from 0.
     pub(crate) name: Box<str>,
     /// For all requests that match.
@@ -24,7 +26,7 @@ pub(crate) struct Rule {
     pub(crate) backend_timeout: Option<Duration>,
     pub(crate) retry: Option<RouteRetry>,
     /// In the order of the document.
-    pub(crate) destinations: Box<[Destination]>,
+    pub(crate) destinations: Box<[Arc<Destination>]>,
 }
 
 /// One of the places where requests of a rule go.
@@ -38,6 +40,8 @@ pub(crate) struct Destination {
     pub(crate) filters: Filters,
     /// In proportion to the others'; 0: it gets none.
     pub(crate) weight: u32,
+    /// Tokens of its share, where the backend's policy has rates for rules.
+    pub(crate) buckets: Arc<Buckets>,
 }
 
 /// Why a reference leads to no backend.
@@ -61,20 +65,30 @@ impl Rule {
     ) -> Self {
         let mut resolve = |target: &BackendTarget| backends(route, target);
         let filters = Filters::compile(&rule.filters, &mut resolve);
-        let destinations = rule.backends.iter().map(|backend| Destination {
-            backend: resolve(&backend.target),
-            filters: Filters::compile(&backend.filters, &mut resolve),
-            target: backend.target.clone(),
-            weight: backend.weight,
+        let name: Box<str> = match &rule.name {
+            Some(name) => name.as_str().into(),
+            None => index.to_string().into(),
+        };
+        let label: Arc<str> = format!("{}#{name}", route.name).into();
+        let destinations = rule.backends.iter().map(|reference| {
+            let backend = resolve(&reference.target);
+            let facts = backend
+                .as_ref()
+                .map(|backend| backend.policy.facts.of_rule(&label));
+            Arc::new(Destination {
+                buckets: facts.unwrap_or_default(),
+                backend,
+                filters: Filters::compile(&reference.filters, &mut resolve),
+                target: reference.target.clone(),
+                weight: reference.weight,
+            })
         });
         Self {
             kind: route.kind,
             route: route.name.to_string().into(),
-            name: match &rule.name {
-                Some(name) => name.as_str().into(),
-                None => index.to_string().into(),
-            },
             destinations: destinations.collect(),
+            name,
+            label,
             filters,
             request_timeout: rule.request_timeout,
             backend_timeout: rule.backend_timeout,
@@ -83,7 +97,7 @@ impl Rule {
     }
 
     /// Where one request goes: each destination has its share of many. `None`: the rule has no destination.
-    pub(crate) fn choose(&self, rng: &mut impl Rng) -> Option<&Destination> {
+    pub(crate) fn choose(&self, rng: &mut impl Rng) -> Option<&Arc<Destination>> {
         let mut weighted = self
             .destinations
             .iter()

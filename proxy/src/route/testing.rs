@@ -41,6 +41,14 @@ pub(crate) fn backends(weights: &[(&str, u32)]) -> Vec<BackendRef> {
 /// One without endpoints.
 pub(crate) fn backend(name: &str) -> Arc<Backend> {
     Arc::new(Backend {
+        policy: crate::policy::Policy::new(
+            weft_proto::attach::Effective::default(),
+            AppProtocol::Http,
+            &[],
+            None,
+            Arc::default(),
+            std::time::Instant::now(),
+        ),
         name: name.into(),
         port: 80,
         protocol: AppProtocol::Http,

@@ -1,0 +1,329 @@
+//! From what was called to where one request goes: the rule that it matches, what that does to it, and what the policy
+//! there says. Found once; all tries of the request share it.
+
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+
+use http::{HeaderMap, HeaderValue, Method, request::Parts};
+use weft_proto::model::policy::{Hedging, RateScope};
+use weft_transport::h3::{RequestHead, fields};
+
+use super::{attempt::Patience, beside::Sent};
+use crate::{
+    balance::{NoPick, Picked},
+    deadline::Deadline,
+    fault,
+    limit::Admission,
+    local::target::Target,
+    mirror, outlier,
+    respond::{Failure, Late, Limit, is_grpc},
+    retry::{self, Decision, Outcome, Progress, Tried},
+    route::{Asked, Destination, Origin, Redirected, Rule},
+    snapshot::{Backend, Endpoint, Frontend, InFlight},
+    telemetry::Record,
+    upload::{Upload, Whole},
+    worker::Worker,
+};
+
+/// What becomes of a request.
+pub(crate) enum Step {
+    Send(Way),
+    /// The route answers itself.
+    Redirect(Redirected),
+}
+
+/// How one request is sent.
+pub(crate) struct Way {
+    pub(crate) backend: Arc<Backend>,
+    /// The rule that it matched and the destination that was chosen, where there are routes.
+    routed: Option<Routed>,
+    /// Of the request as a whole.
+    pub(crate) deadline: Deadline,
+    /// What decides on the endpoint, if the policy wants the same for the same.
+    pub(crate) key: Option<u64>,
+    grpc: bool,
+    /// Where copies of it go.
+    mirrors: Vec<Arc<Backend>>,
+}
+
+struct Routed {
+    rule: Arc<Rule>,
+    destination: Arc<Destination>,
+}
+
+/// Finds the way of a request to a port of a service, and makes the head fit for it.
+///
+/// # Errors
+/// No rule matches, or the one that does leads nowhere.
+pub(crate) fn find(
+    worker: &Worker,
+    frontend: &Frontend,
+    target: &mut Target,
+    head: &mut Parts,
+    source: Option<IpAddr>,
+    record: &mut Record,
+) -> Result<Step, Failure> {
+    let mut way = Way::direct(frontend);
+    way.grpc = is_grpc(&head.headers);
+    if let Some(table) = &frontend.routes {
+        let found = table.find(&asked(target, head)).ok_or(Failure::NoRule)?;
+        record.set_route(&found.rule.label);
+        if let Some(redirected) = redirect(&found.rule, frontend, target, found.prefix) {
+            return Ok(Step::Redirect(redirected));
+        }
+        let destination = choose(worker, found.rule)?;
+        let filters = [&found.rule.filters, &destination.filters];
+        for filters in filters {
+            filters.on_request(
+                &mut head.headers,
+                &mut target.authority,
+                &mut target.path,
+                found.prefix,
+            );
+            if !filters.mirrors.is_empty() {
+                way.mirrors.extend(filters.copies(&mut *worker.rng()).cloned());
+            }
+        }
+        way.backend = destination
+            .backend
+            .clone()
+            .map_err(|unresolved| Failure::DeadRule {
+                route: found.rule.label.clone(),
+                reason: unresolved.reason,
+                detail: unresolved.sentence,
+            })?;
+        way.routed = Some(Routed {
+            rule: found.rule.clone(),
+            destination: destination.clone(),
+        });
+    }
+    record.set_backend(&way.backend);
+    let policy = &way.backend.policy;
+    way.deadline = Deadline::of_request(
+        record.started(),
+        way.rule().and_then(|rule| rule.request_timeout),
+        policy.timeouts.request,
+        &head.headers,
+        way.grpc,
+    );
+    way.key = policy.balancer.key(&head.headers, source);
+    Ok(Step::Send(way))
+}
+
+/// A request as rules look at it.
+pub(crate) fn asked<'a>(target: &'a Target, head: &'a Parts) -> Asked<'a> {
+    Asked {
+        host: target.authority.as_ref().map_or("", |authority| authority.host()),
+        path: target.path.as_ref().map_or("", |path| path.path()),
+        query: target.path.as_ref().and_then(|path| path.query()),
+        method: &head.method,
+        headers: &head.headers,
+    }
+}
+
+fn redirect(rule: &Rule, frontend: &Frontend, target: &Target, prefix: Option<&str>) -> Option<Redirected> {
+    let path = target.path.as_ref()?;
+    let own = frontend.authority();
+    let host = target
+        .authority
+        .as_ref()
+        .map_or(own.host(), |authority| authority.host());
+    rule.filters.redirect(&Origin {
+        scheme: "http",
+        host,
+        port: frontend.backend.port,
+        path,
+        prefix,
+    })
+}
+
+fn choose<'r>(worker: &Worker, rule: &'r Rule) -> Result<&'r Arc<Destination>, Failure> {
+    rule.choose(&mut *worker.rng()).ok_or_else(|| Failure::DeadRule {
+        route: rule.label.clone(),
+        reason: "no_backend",
+        detail: "the rule names no backend".to_owned(),
+    })
+}
+
+impl Way {
+    /// To the endpoints of what was called, whatever its routes say: those of bytes.
+    pub(crate) fn direct(frontend: &Frontend) -> Self {
+        Self {
+            backend: frontend.backend.clone(),
+            routed: None,
+            deadline: Deadline::NONE,
+            key: None,
+            grpc: false,
+            mirrors: Vec::new(),
+        }
+    }
+
+    fn rule(&self) -> Option<&Rule> {
+        self.routed.as_ref().map(|routed| &*routed.rule)
+    }
+
+    fn destination(&self) -> Option<&Destination> {
+        self.routed.as_ref().map(|routed| &*routed.destination)
+    }
+
+    /// The endpoint for another try.
+    ///
+    /// # Errors
+    /// There is none for it.
+    pub(crate) fn pick(
+        &self,
+        worker: &Worker,
+        tried: &mut Tried,
+        now: Instant,
+    ) -> Result<Picked<'_>, Failure> {
+        let backend = &self.backend;
+        let picked = tried.pick(&backend.policy.balancer, self.key, now, &mut *worker.rng());
+        picked.map_err(|none| match none {
+            NoPick::NoEndpoint | NoPick::AllTried => Failure::NoEndpoint {
+                unmeshed: backend.unmeshed_denied,
+                unready: backend.unready,
+            },
+            NoPick::AllEjected => Failure::AllEjected,
+            NoPick::AllFull => Failure::Limit(Limit::Endpoint),
+        })
+    }
+
+    /// Tells the next hop which port is meant, and how long it has.
+    pub(crate) fn prepare(&self, head: &mut RequestHead, endpoint: &Endpoint, now: Instant) {
+        head.headers
+            .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
+        self.try_deadline(now).tell(now, &mut head.headers, self.grpc);
+    }
+
+    /// How long a try that begins now may take.
+    pub(crate) fn patience(
+        &self,
+        method: &Method,
+        tried: &Tried,
+        can_restart: bool,
+        now: Instant,
+    ) -> Patience {
+        let limit = self.try_deadline(now).at();
+        let late = match limit == self.deadline.at() {
+            true => Late::Request,
+            false => Late::Try,
+        };
+        let endpoints = self.backend.endpoints.len();
+        Patience {
+            connect: self.backend.policy.connect_timeout(),
+            answer: limit.map(|at| (at.into(), late)),
+            elsewhere: can_restart && self.retry().leaves_silent(method, tried, endpoints),
+        }
+    }
+
+    /// How a try ended at an endpoint.
+    pub(crate) fn on_outcome(&self, in_flight: &mut InFlight, outcome: Outcome, now: Instant) {
+        let result = match outcome {
+            Outcome::Unprocessed { went_away: true } | Outcome::Final => return,
+            Outcome::Unprocessed { went_away: false }
+            | Outcome::Lost
+            | Outcome::Silent
+            | Outcome::TimedOut => outlier::Outcome::Failure,
+            Outcome::Answered { status, .. } => match status.as_u16() {
+                502..=504 => outlier::Outcome::Failure,
+                _ => outlier::Outcome::Success,
+            },
+        };
+        self.backend.policy.balancer.on_result(in_flight, result, now);
+    }
+
+    /// Whether the request is sent again.
+    pub(crate) fn decide(
+        &self,
+        worker: &Worker,
+        outcome: Outcome,
+        progress: Progress<'_>,
+        now: Instant,
+    ) -> Decision {
+        let policy = self.retry();
+        let withdraw = || policy.withdraw(&self.backend.policy.facts.budget, now);
+        retry::decide(policy, outcome, &progress, withdraw, &mut *worker.rng())
+    }
+
+    /// What is sent in tries beside each other, if it may be.
+    pub(crate) fn beside(&self, method: &Method, tried: &Tried, upload: &Upload) -> Option<(Hedging, Whole)> {
+        self.backend.policy.retries.hedging?;
+        let hedging = self.retry().hedging(method, tried)?;
+        Some((hedging, upload.whole()?))
+    }
+
+    /// Whether what came of a try is what the caller gets, rather than that of another one.
+    pub(crate) fn is_good(&self, sent: &Sent) -> bool {
+        match &sent.result {
+            Ok((_, answer)) => !self.retry().is_worth(Outcome::of_answer(answer)),
+            Err(_) => false,
+        }
+    }
+
+    /// Sends the copies that routes ask for, once, when the content is here.
+    pub(crate) fn send_copies(&mut self, worker: &Rc<Worker>, head: &RequestHead, upload: &Upload) {
+        for backend in std::mem::take(&mut self.mirrors) {
+            mirror::send(worker, &backend, head.clone(), upload.whole());
+        }
+    }
+
+    /// When the request is sent again.
+    pub(crate) fn retry(&self) -> retry::Policy<'_> {
+        let route = self.rule().and_then(|rule| rule.retry.as_ref());
+        retry::Policy::new(&self.backend.policy.retries, route)
+    }
+
+    /// When a try that begins now must have been answered.
+    pub(crate) fn try_deadline(&self, now: Instant) -> Deadline {
+        let route = self.rule().and_then(|rule| rule.backend_timeout);
+        self.deadline.of_try(now, self.retry().per_try_timeout(), route)
+    }
+
+    /// Changes the answer of the backend.
+    pub(crate) fn on_response(&self, headers: &mut HeaderMap) {
+        let filters = [
+            self.destination().map(|destination| &destination.filters),
+            self.rule().map(|rule| &rule.filters),
+        ];
+        for filters in filters.into_iter().flatten() {
+            filters.on_response(headers);
+        }
+    }
+
+    /// What may keep the request from being sent: faults that are wanted, and rates.
+    ///
+    /// # Errors
+    /// It is not sent.
+    pub(crate) async fn admit(
+        &self,
+        worker: &Worker,
+        headers: &HeaderMap,
+        record: &Record,
+    ) -> Result<(), Failure> {
+        let policy = &self.backend.policy;
+        if !policy.faults.is_empty() {
+            let fault = fault::inject(&policy.faults, headers, &mut *worker.rng());
+            if let Some(delay) = fault.delay {
+                Box::pin(tokio::time::sleep(delay)).await;
+            }
+            if let Some(abort) = fault.abort {
+                return Err(Failure::fault(abort));
+            }
+        }
+        if policy.limits.rates.is_empty() {
+            return Ok(());
+        }
+        let destination = self.destination();
+        let buckets = destination.map_or(&policy.facts.unrouted, |destination| &destination.buckets);
+        let taken = buckets.take(record.started(), &policy.limits.rates, RateScope::Route);
+        taken.map_err(|after| Failure::Limit(Limit::Rate { after }))
+    }
+
+    /// Room under the limit of requests in flight.
+    ///
+    /// # Errors
+    /// There is none, nor any to wait for it.
+    pub(crate) fn room(&self) -> Result<Admission, Failure> {
+        let policy = &self.backend.policy;
+        Ok(policy.facts.requests.admit(&policy.limits)?)
+    }
+}
