@@ -295,7 +295,11 @@ fn concerns(key: &DocumentKey, value: &Value, proxy: &v1::ProxyStatus) -> Option
     }
 }
 
-fn section(head: &str, screen: &mut Screen) -> Result<(), Failure> {
+/// The heading of a part of a page.
+///
+/// # Errors
+/// It could not be written.
+pub(crate) fn section(head: &str, screen: &mut Screen) -> Result<(), Failure> {
     let head = screen.paint(Colour::Bold, head).into_owned();
     screen.line(format_args!("\n{head}"))
 }

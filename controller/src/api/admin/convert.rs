@@ -172,6 +172,10 @@ pub(super) fn asked(question: Option<&mesh::question::Question>) -> String {
         Some(Question::Tail(tail)) if tail.access => "tail of the access log".to_owned(),
         Some(Question::Tail(_)) => "tail of the log".to_owned(),
         Some(Question::LogLevel(level)) => format!("log level {:?} for {} ms", level.filter, level.for_ms),
-        Some(Question::Explain(_)) => "explain".to_owned(),
+        // A query may have what is nobody's business.
+        Some(Question::Explain(explain)) => {
+            let place = explain.url.split(['?', '#']).next().unwrap_or_default();
+            format!("explain {} {place}", explain.method)
+        }
     }
 }
