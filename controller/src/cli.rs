@@ -10,10 +10,12 @@
 //! | `get`, `describe` | [`get`], [`describe`] |
 //! | `status`, `proxy` | [`status`], [`proxy`] |
 //! | `token`, `ca`, `audit` | [`token`], [`ca`], [`audit`] |
+//! | `explain` | [`explain`] |
 //! | `check`, `probe` | [`check`], [`probe`] |
 //! | `demo` | [`demo`] |
 
 mod args;
+mod attached;
 mod audit;
 mod ca;
 mod check;
@@ -23,8 +25,10 @@ mod credential;
 mod demo;
 mod describe;
 mod documents;
+mod explain;
 mod failure;
 mod get;
+mod head;
 pub(crate) mod human;
 mod json;
 mod login;
@@ -143,6 +147,7 @@ async fn online(command: Command, session: &mut Session, screen: &mut Screen) ->
         Command::Token(command) => token::run(command, session, screen).await,
         Command::Ca(command) => ca::run(command, session, screen).await,
         Command::Audit(args) => audit::run(args, session, screen).await,
+        Command::Explain(args) => explain::run(args, session, screen).await,
         Command::Probe(args) => probe::run(args, session, screen).await,
         Command::Validate(_)
         | Command::Context(_)

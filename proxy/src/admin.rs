@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Sleep;
 
+use crate::explain::{Explainer, Question, Unexplained};
 use crate::metrics::{Metrics, PathFigures};
 
 /// How long a worker may take to answer. One that is this late has worse to show than its connections.
@@ -74,6 +75,8 @@ pub(crate) struct Pages {
     pub(crate) snapshot: Arc<dyn Fn() -> Value + Send + Sync>,
     /// The workers.
     pub(crate) workers: Workers<Report>,
+    /// What would become of a request.
+    pub(crate) explainer: Explainer,
     /// The metrics.
     pub(crate) metrics: Arc<Metrics>,
     /// Brings the metrics that are not counted as they happen up to date.
@@ -130,6 +133,7 @@ pub(crate) fn admin(pages: Pages) -> Router {
         .route("/ready", get(ready))
         .route("/snapshot", get(snapshot))
         .route("/connections", get(connections))
+        .route("/explain", get(explain))
         .layer(from_fn(refuse_names))
         .layer(from_fn(harden))
         .with_state(pages)
@@ -179,6 +183,33 @@ async fn connections(State(pages): State<Pages>) -> Response {
         })
         .collect();
     page(&json!({ "workers": workers }))
+}
+
+/// `?method=GET&url=http://web/&header=name:value`, with as many headers as there are.
+async fn explain(State(pages): State<Pages>, Query(asked): Query<Vec<(String, String)>>) -> Response {
+    match pages.explain(&asked).await {
+        Ok(explanation) => page(&explanation),
+        Err(error) => {
+            let status = match error {
+                Unexplained::Unclear(_) => StatusCode::BAD_REQUEST,
+                Unexplained::NotServing | Unexplained::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            (status, format!("{error}\n")).into_response()
+        }
+    }
+}
+
+impl Pages {
+    async fn explain(&self, asked: &[(String, String)]) -> Result<Value, Unexplained> {
+        let all = |name: &'static str| {
+            let named = asked.iter().filter(move |(key, _)| key == name);
+            named.map(|(_, value)| value.as_str())
+        };
+        let method = all("method").next().unwrap_or("GET");
+        let url = all("url").next().unwrap_or_default();
+        let question = Question::parse(method, url, all("header"))?;
+        self.explainer.explain(question).await
+    }
 }
 
 async fn render(State(pages): State<Pages>) -> Response {
@@ -326,6 +357,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::explain::testing::{Sidecar, shop};
 
     struct Fixture {
         admin: SocketAddr,
@@ -345,6 +377,7 @@ mod tests {
             }),
             snapshot: Arc::new(|| json!({ "services": ["default/web"] })),
             workers,
+            explainer: Sidecar::new(&shop(""), &[]).explainer,
             metrics: Arc::new(Metrics::new().unwrap()),
             refresh: Arc::new(|metrics| metrics.connection_refused("own_socket")),
         };
@@ -396,6 +429,10 @@ mod tests {
         let fixture = fixture().await;
         assert_eq!(fetch(fixture.metrics, "/snapshot").await.0, 404);
         assert_eq!(fetch(fixture.metrics, "/connections").await.0, 404);
+        assert_eq!(
+            fetch(fixture.metrics, "/explain?url=http://catalog/").await.0,
+            404
+        );
         assert_eq!(fetch(fixture.admin, "/metrics").await.0, 404);
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"] {
             let head = format!("{method} /snapshot HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0");
@@ -436,6 +473,31 @@ mod tests {
                 .0,
             200
         );
+    }
+
+    #[tokio::test]
+    async fn a_request_is_explained_and_what_is_none_is_refused() {
+        let fixture = fixture().await;
+        let asked = "/explain?method=POST&url=http%3A%2F%2Fcatalog%2Fx%3Fa%3Db&header=x-a:%201&header=x-b:2";
+        let (status, text) = fetch(fixture.admin, asked).await;
+        assert_eq!(status, 200);
+        let body: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(
+            body["request"],
+            json!({ "method": "POST", "host": "catalog", "port": 80, "path": "/x", "headers": ["x-a", "x-b"] })
+        );
+        assert_eq!(body["outcome"]["decision"], "forward");
+        assert_eq!(fetch(fixture.admin, "/explain?url=http://nobody/").await.0, 200);
+        for bad in [
+            "",
+            "?url=catalog",
+            "?url=http://catalog/&method=CONNECT",
+            "?url=http://catalog/&header=x",
+            "?url=http://catalog/&header=host:x",
+        ] {
+            let (status, text) = fetch(fixture.admin, &format!("/explain{bad}")).await;
+            assert_eq!(status, 400, "{bad}: {text}");
+        }
     }
 
     #[tokio::test]

@@ -37,6 +37,7 @@ use crate::{
     demand::Demand,
     documents::{Documents, DocumentsWatcher},
     drain::{Drain, Drained, Signals},
+    explain::{Explainer, Known},
     health::{self, Health},
     identity::{Identity, IdentityFiles, IdentityWatcher},
     log::Log,
@@ -153,6 +154,7 @@ async fn run_with_controller(
         sources: Sources {
             snapshot: Arc::new(move || status.snapshot()),
             workers: base.ask.clone(),
+            explainer: base.explainer.clone(),
             log,
             access_log: base.telemetry.recent().cloned(),
         },
@@ -244,6 +246,7 @@ struct Base {
     telemetry: Telemetry,
     signals: Signals,
     status: Status,
+    explainer: Explainer,
     ask: crate::admin::Workers<Report>,
     questions: Vec<Questions<Report>>,
 }
@@ -270,6 +273,7 @@ impl Base {
             capture_required,
         };
         Ok(Self {
+            explainer: Explainer::new(config.workload.clone()),
             config,
             telemetry,
             signals,
@@ -280,7 +284,8 @@ impl Base {
     }
 
     async fn serve(&self) -> Result<Served, status::PageError> {
-        self.status.clone().serve(&self.config, self.ask.clone()).await
+        let (ask, explainer) = (self.ask.clone(), self.explainer.clone());
+        self.status.clone().serve(&self.config, ask, explainer).await
     }
 
     /// What others are told of this workload, with what its health checks say.
@@ -325,6 +330,11 @@ impl Base {
         };
         // It is the first and only time.
         let _ = self.status.serving.set(serving);
+        self.explainer.begin(Known {
+            snapshots: shared.snapshots.clone(),
+            demand: shared.demand.clone(),
+            listeners: workers.listen.own(),
+        });
         Ok(workers)
     }
 

@@ -13,10 +13,19 @@ pub(crate) struct Denied {
 
 /// Decides from the caller's identity, which TLS has proved.
 pub(crate) fn authorize(inbound: &Inbound, caller: &SpiffeId) -> Result<(), Denied> {
-    if caller.trust_domain() != inbound.identity.trust_domain() {
+    decide(inbound.authorization, &inbound.identity, caller)
+}
+
+/// The same for a workload of this identity, which need not be our own.
+pub(crate) fn decide(
+    authorization: Authorization,
+    workload: &SpiffeId,
+    caller: &SpiffeId,
+) -> Result<(), Denied> {
+    if caller.trust_domain() != workload.trust_domain() {
         return Err(Denied { rule: "trust_domain" });
     }
-    match inbound.authorization {
+    match authorization {
         Authorization::Authenticated => Ok(()),
         Authorization::Deny => Err(Denied {
             rule: "mesh_default_deny",

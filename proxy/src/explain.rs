@@ -1,1 +1,203 @@
-//! What would become of a request, told from the snapshot by the same functions that serve it.
+//! What would become of a request of the application: which rule it matches, where it goes, who may get it, and what
+//! holds for it.
+//!
+//! It is decided by the functions that serve requests, from the snapshot and the facts that they use, so that it cannot
+//! say anything else than they do. Nothing is sent, counted or taken; but a name that is not known yet is asked for.
+
+mod outcome;
+mod question;
+mod show;
+
+use std::sync::{Arc, OnceLock};
+
+use http::request::Parts;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+
+pub(crate) use self::question::{Question, Unclear};
+use self::{
+    outcome::{Authorized, Outcome},
+    show::without_nulls,
+};
+use crate::{
+    capture::OwnListeners,
+    config::Workload,
+    demand::Demand,
+    forward,
+    local::{headers::clean_request, target::Target},
+    resolve,
+    respond::Failure,
+    snapshot::{Backend, Frontend, NoRoute, Snapshot, Upstream},
+};
+
+/// The most explanations at once: one may wait for the controller, and each takes time from what else the control
+/// thread has to do.
+const MAX_OPEN: usize = 8;
+
+/// Explains what becomes of the requests of one workload's application.
+#[derive(Clone)]
+pub(crate) struct Explainer {
+    caller: Arc<Workload>,
+    known: Arc<OnceLock<Known>>,
+    open: Arc<Semaphore>,
+}
+
+/// What requests are served from.
+pub(crate) struct Known {
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whom to ask for what is not in them, if there is somebody.
+    pub(crate) demand: Option<Demand>,
+    pub(crate) listeners: OwnListeners,
+}
+
+/// Why nothing is explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unexplained {
+    #[error(transparent)]
+    Unclear(#[from] Unclear),
+    #[error("this proxy has no configuration yet")]
+    NotServing,
+    #[error("this proxy explains as much at once as it may")]
+    Busy,
+}
+
+/// Who asks, of what, and what is known of it.
+struct Case<'a> {
+    caller: &'a Workload,
+    snapshot: &'a Snapshot,
+    listeners: &'a OwnListeners,
+    head: &'a Parts,
+    target: &'a Target,
+}
+
+impl Explainer {
+    /// Nothing is known yet.
+    pub(crate) fn new(caller: Workload) -> Self {
+        Self {
+            caller: Arc::new(caller),
+            known: Arc::default(),
+            open: Arc::new(Semaphore::new(MAX_OPEN)),
+        }
+    }
+
+    /// Requests are served from now on, from this.
+    pub(crate) fn begin(&self, known: Known) {
+        // It is the first and only time.
+        let _ = self.known.set(known);
+    }
+
+    /// What would become of a request, as JSON.
+    ///
+    /// # Errors
+    /// It cannot be said now.
+    pub(crate) async fn explain(&self, question: Question) -> Result<Value, Unexplained> {
+        let _open = self.open.try_acquire().map_err(|_| Unexplained::Busy)?;
+        let known = self.known.get().ok_or(Unexplained::NotServing)?;
+        let mut head = question.into_head();
+        let (target, upstream) = match Target::read(&head) {
+            Ok(target) => {
+                let upstream = known.look_up(&target).await.map_err(Failure::NoRoute);
+                (
+                    target,
+                    upstream.and_then(|upstream| prepare(&mut head).map(|()| upstream)),
+                )
+            }
+            Err(error) => (
+                Target {
+                    authority: None,
+                    path: None,
+                },
+                Err(error.into()),
+            ),
+        };
+        let case = Case {
+            caller: &self.caller,
+            // Not the one from before the controller was asked.
+            snapshot: &known.snapshots.borrow().clone(),
+            listeners: &known.listeners,
+            head: &head,
+            target: &target,
+        };
+        Ok(without_nulls(case.explain(upstream)))
+    }
+}
+
+impl Known {
+    /// The controller is asked as for a request.
+    async fn look_up(&self, target: &Target) -> Result<Upstream, NoRoute> {
+        let snapshot = self.snapshots.borrow().clone();
+        let authority = target.authority.as_ref().ok_or(NoRoute::NoDestination)?;
+        let (host, port) = (authority.host(), authority.port_u16());
+        resolve::look_up(&snapshot, self.demand.as_ref(), host, port).await
+    }
+}
+
+/// The head as it travels.
+fn prepare(head: &mut Parts) -> Result<(), Failure> {
+    forward::count_hop(head)?;
+    clean_request(&mut head.headers)?;
+    Ok(())
+}
+
+impl Case<'_> {
+    fn explain(&self, upstream: Result<Upstream, Failure>) -> Value {
+        let mut page = json!({
+            "from": {
+                "workload": self.caller.name.as_str(),
+                "namespace": self.caller.namespace.as_str(),
+                "identity": self.snapshot.inbound.identity.as_str(),
+            },
+            "generation": self.snapshot.generation,
+            "request": show::request(self.head, self.target),
+        });
+        let outcome = match upstream {
+            Ok(Upstream::Mesh(frontend)) => self.to_mesh(&frontend, &mut page),
+            Ok(Upstream::External(address)) if self.listeners.contains(address) => {
+                Outcome::Answer(NoRoute::OwnListener.into())
+            }
+            Ok(Upstream::External(address)) => Outcome::Outside(format!("it is sent to {address}")),
+            Err(Failure::NoRoute(NoRoute::Unresolved)) => {
+                Outcome::Outside("it is sent to an address that the DNS has for this host".to_owned())
+            }
+            Err(failure) => Outcome::Answer(failure),
+        };
+        page["outcome"] = outcome.show();
+        page
+    }
+
+    /// A port of a service or of a workload: the page gets all that is considered on the way.
+    fn to_mesh(&self, frontend: &Frontend, page: &mut Value) -> Outcome {
+        let called = &frontend.backend;
+        if page["request"]["port"].is_null() {
+            page["request"]["port"] = called.port.into();
+        }
+        page["service"] = json!({
+            "name": &*called.name,
+            "port": called.port,
+            "protocol": called.protocol.as_str(),
+        });
+        page["backends"] = json!([show::backend(called)]);
+        let authorization = self.snapshot.config.authorization;
+        let endpoints = called.endpoints.iter().map(|endpoint| &**endpoint);
+        let authorized = Authorized::at(endpoints, authorization, &self.snapshot.inbound.identity);
+        page["authorization"] = authorized.show(authorization);
+        match (failure_of(called), authorized) {
+            (Some(failure), _) => Outcome::Answer(failure),
+            (None, Authorized::No(rule)) => Outcome::Answer(Failure::Denied(rule)),
+            (None, _) => Outcome::Forward,
+        }
+    }
+}
+
+/// Why a backend takes no request now, if it takes none.
+fn failure_of(backend: &Backend) -> Option<Failure> {
+    backend.endpoints.is_empty().then_some(Failure::NoEndpoint {
+        unmeshed: backend.unmeshed_denied,
+        unready: backend.unready,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    demand::Subject,
+    demand::{Demand, Subject},
     snapshot::{self, NoRoute, Snapshot, Upstream},
     worker::Worker,
 };
@@ -35,16 +35,13 @@ pub(crate) struct Resolved(FxHashMap<Box<str>, (Instant, Vec<IpAddr>)>);
 /// # Errors
 /// Nowhere, and why.
 pub(crate) async fn by_address(worker: &Worker, destination: SocketAddr) -> Result<Upstream, NoRoute> {
-    match worker.snapshot().by_address(destination) {
-        Err(NoRoute::UnknownInMesh) if worker.demand.is_some() => {
-            Box::pin(ask(
-                worker,
-                Subject::Address(destination.ip().to_canonical()),
-                |snapshot| snapshot.by_address(destination),
-            ))
-            .await
+    match (worker.snapshot().by_address(destination), &worker.demand) {
+        (Err(NoRoute::UnknownInMesh), Some(demand)) => {
+            let subject = Subject::Address(destination.ip().to_canonical());
+            let asked = Box::pin(demand.ask(subject)).await?;
+            asked.by_address(destination)
         }
-        known => known,
+        (known, _) => known,
     }
 }
 
@@ -54,21 +51,42 @@ pub(crate) async fn by_address(worker: &Worker, destination: SocketAddr) -> Resu
 /// Nowhere, and why.
 pub(crate) async fn by_host(worker: &Worker, host: &str, port: Option<u16>) -> Result<Upstream, NoRoute> {
     let snapshot = worker.snapshot();
-    match snapshot.by_host(host, port) {
-        Err(NoRoute::UnknownName | NoRoute::UnknownInMesh) if worker.demand.is_some() => {
-            let asked = ask_for_host(worker, &snapshot, host, port);
-            match Box::pin(asked).await {
-                Err(NoRoute::Unresolved) => Box::pin(outside(worker, host, port)).await,
-                asked => asked,
-            }
+    let known = match (snapshot.by_host(host, port), &worker.demand) {
+        (Err(no_route), Some(demand)) if is_to_be_asked(no_route) => {
+            Box::pin(ask(demand, &snapshot, host, port)).await
         }
+        (known, _) => known,
+    };
+    match known {
         Err(NoRoute::Unresolved) => Box::pin(outside(worker, host, port)).await,
         known => known,
     }
 }
 
-async fn ask_for_host(
-    worker: &Worker,
+/// Where a host leads, for who is no worker and does not go there: a host outside whose addresses the DNS knows is
+/// [`NoRoute::Unresolved`].
+///
+/// # Errors
+/// Nowhere, and why.
+pub(crate) async fn look_up(
+    snapshot: &Snapshot,
+    demand: Option<&Demand>,
+    host: &str,
+    port: Option<u16>,
+) -> Result<Upstream, NoRoute> {
+    match (snapshot.by_host(host, port), demand) {
+        (Err(no_route), Some(demand)) if is_to_be_asked(no_route) => ask(demand, snapshot, host, port).await,
+        (known, _) => known,
+    }
+}
+
+/// Whether the controller may know more.
+fn is_to_be_asked(no_route: NoRoute) -> bool {
+    matches!(no_route, NoRoute::UnknownName | NoRoute::UnknownInMesh)
+}
+
+async fn ask(
+    demand: &Demand,
     snapshot: &Snapshot,
     host: &str,
     port: Option<u16>,
@@ -77,19 +95,7 @@ async fn ask_for_host(
         Some(ip) => Subject::Address(ip.to_canonical()),
         None => Subject::name(snapshot.full_name(host)).ok_or(NoRoute::UnknownName)?,
     };
-    ask(worker, subject, |snapshot| snapshot.by_host(host, port)).await
-}
-
-async fn ask(
-    worker: &Worker,
-    subject: Subject,
-    find: impl Fn(&Snapshot) -> Result<Upstream, NoRoute>,
-) -> Result<Upstream, NoRoute> {
-    let Some(demand) = &worker.demand else {
-        return find(&worker.snapshot());
-    };
-    let snapshot = demand.ask(subject).await?;
-    find(&snapshot)
+    demand.ask(subject).await?.by_host(host, port)
 }
 
 /// A host outside the mesh whose addresses the DNS knows. One that leads into the mesh, or to this host, is not outside.

@@ -32,6 +32,7 @@ mod rule;
 #[cfg(test)]
 mod testing;
 mod value;
+mod words;
 
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ pub(crate) use self::{
     filter::{Filters, Mirror, Origin, Redirected},
     matching::Mismatch,
     rule::{Backends, Destination, Rule, Unresolved},
+    words::percent,
 };
 
 /// The rules of all routes of a port of a service.

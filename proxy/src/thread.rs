@@ -85,6 +85,17 @@ pub(crate) struct Listen {
     pub(crate) others: Vec<SocketAddr>,
 }
 
+impl Listen {
+    /// What a destination must not be, or a connection would go round in circles. The mesh's port is UDP; TCP to it is
+    /// for the mesh as well, and nothing to be carried by it.
+    pub(crate) fn own(&self) -> OwnListeners {
+        let binds = self.binds.iter().map(|(address, ..)| address);
+        let doors = self.outbound.iter().chain(&self.inbound).chain(binds);
+        let all = doors.chain(&self.others).chain(&self.mesh).copied();
+        OwnListeners::new(all, host_addresses)
+    }
+}
+
 /// A worker could not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ThreadError {
@@ -305,9 +316,11 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
     )
     .marked(start.mark);
     let outside_connector = Connector::new(None, OUTSIDE_CONNECT, start.outgoing.clone()).marked(start.mark);
-    // The mesh's port is UDP; TCP to it is for the mesh as well, and nothing to be carried by it.
-    let others = start.listen.others.iter().chain(&start.listen.mesh).copied();
-    let listeners = sockets.doors.iter().map(|(_, address, _)| *address).chain(others);
+    let listen = Listen {
+        mesh: start.listen.mesh.clone(),
+        others: start.listen.others.clone(),
+        ..sockets.bound()
+    };
     Worker {
         snapshot: RefCell::new(start.snapshots.borrow().clone()),
         demand: start.demand.clone(),
@@ -319,7 +332,7 @@ fn worker(start: &Start, pool: Pool, sockets: &Sockets) -> Worker {
         outside: AppPool::new(outside_connector.clone()),
         outside_connector,
         transport_config: start.transport.clone(),
-        listeners: OwnListeners::new(listeners, host_addresses),
+        listeners: listen.own(),
         outgoing: start.outgoing.clone(),
         rng: RefCell::new(SmallRng::from_os_rng()),
         sink: (start.sink)(),

@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::{
-    audit, ca, check, context, demo, describe, documents, get, human, login, names, probe, proxy, status,
-    token, version,
+    audit, ca, check, context, demo, describe, documents, explain, get, human, login, names, probe, proxy,
+    status, token, version,
 };
 
 /// Operate a Weft mesh: its documents, sidecars, certificates and tokens.
@@ -149,6 +149,9 @@ pub(crate) enum Command {
     /// Look at this machine, the controller and all certificates for what is wrong or soon will be
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
+    /// Ask a sidecar what would become of a request of its application, and why; nothing is sent
+    #[command(after_help = explain::HELP)]
+    Explain(explain::ExplainArgs),
     /// Call a service as yourself, and say what happens at each hop
     #[command(after_help = probe::HELP)]
     Probe(probe::ProbeArgs),

@@ -46,6 +46,23 @@ pub(crate) fn text(text: &str) -> Value {
     }
 }
 
+/// The items of a value from a sidecar; none if it is no list.
+pub(crate) fn list(value: Option<&Value>) -> &[Value] {
+    value
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
+/// A value from a sidecar as text; nothing for none.
+pub(crate) fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
 pub(crate) use crate::hex::encode as hex;
 
 /// Whether a workload may be chosen as an endpoint; empty of what is no workload.

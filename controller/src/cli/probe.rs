@@ -18,7 +18,7 @@ use super::{
     Outcome,
     args::Format,
     failure::{Failure, many},
-    human, json as values, names,
+    head, human, json as values, names,
     screen::{Colour, Screen, clean},
     session::Session,
 };
@@ -43,10 +43,10 @@ pub(crate) struct ProbeArgs {
     #[arg(long, value_name = "PATH", default_value = "/", value_parser = path)]
     path: String,
     /// How to ask
-    #[arg(long, value_name = "METHOD", default_value = "GET", value_parser = method)]
+    #[arg(long, value_name = "METHOD", default_value = "GET", value_parser = head::method)]
     method: Method,
     /// A field of the head, as NAME:VALUE; several times for several
-    #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
+    #[arg(long = "header", value_name = "NAME:VALUE", value_parser = head::field)]
     headers: Vec<(HeaderName, HeaderValue)>,
     /// How long each of handshake and answer may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = human::parse_duration)]
@@ -264,24 +264,6 @@ fn path(text: &str) -> Result<String, String> {
     } else {
         Err("is not a path, such as /health".to_owned())
     }
-}
-
-fn method(text: &str) -> Result<Method, String> {
-    match text.parse() {
-        Ok(Method::CONNECT) => Err("a probe makes no tunnels".to_owned()),
-        Ok(method) => Ok(method),
-        Err(_) => Err("is not a method, such as GET".to_owned()),
-    }
-}
-
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let wrong = || "is not NAME:VALUE".to_owned();
-    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
-    let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
-    if name.as_str().starts_with("weft-") {
-        return Err("weft- fields are the mesh's own".to_owned());
-    }
-    Ok((name, value.trim().parse().map_err(|_| wrong())?))
 }
 
 #[cfg(test)]

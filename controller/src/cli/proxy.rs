@@ -160,7 +160,10 @@ fn request(
 }
 
 /// The whole answer, which is JSON.
-async fn ask(workload: &str, question: Question, session: &mut Session) -> Result<Value, Failure> {
+///
+/// # Errors
+/// There is no such sidecar, or it does not answer, or with an error.
+pub(crate) async fn ask(workload: &str, question: Question, session: &mut Session) -> Result<Value, Failure> {
     let request = request(workload, question, ANSWER, session)?;
     let response = session.admin.ask(request).await;
     let mut answers = response.map_err(|status| session.refused(status))?.into_inner();

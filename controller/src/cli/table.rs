@@ -77,6 +77,11 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Whether there is no row.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Prints head and rows; with `is_continued` the rows alone, for a table that grows.
     ///
     /// # Errors

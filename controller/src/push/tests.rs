@@ -455,6 +455,32 @@ async fn a_question_is_answered_cut_and_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_question_that_would_end_the_stream_is_not_asked() {
+    let setup = with_shop().await;
+    let mut peer = Peer::connect(&setup.hub, hello("client", &[])).await;
+    peer.update().await;
+    let ask = |bytes: usize, headers: usize| mesh::AskRequest {
+        namespace: "shop".to_owned(),
+        workload: "client".to_owned(),
+        question: Some(mesh::Question {
+            question: Some(mesh::question::Question::Explain(mesh::Explain {
+                url: "x".repeat(bytes),
+                headers: vec![String::new(); headers],
+                ..mesh::Explain::default()
+            })),
+            ..mesh::Question::default()
+        }),
+    };
+    for question in [ask((64 << 10) + 1, 0), ask(0, (16 << 10) + 1)] {
+        let refused = setup.hub.ask(question).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
+    let _answers = setup.hub.ask(ask(60 << 10, 0)).await.unwrap();
+    let next = peer.next().await;
+    assert!(matches!(next, Some(Ok(Message::Question(question))) if question.encoded_len() > 60 << 10));
+}
+
+#[tokio::test(start_paused = true)]
 async fn first_updates_are_in_turn_and_past_a_number_proxies_come_later() {
     let admission = Limits {
         syncing: 1,

@@ -15,6 +15,7 @@ use weft_proto::mesh::v1::{self as mesh, answer, question::Question as Asked};
 
 use crate::{
     admin::{Report, Workers},
+    explain::{Explainer, Question, Unexplained},
     log::{KEPT, Log, Recent},
 };
 
@@ -34,6 +35,7 @@ const MAX_LEVEL: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Sources {
     pub(crate) snapshot: Arc<dyn Fn() -> Value + Send + Sync>,
     pub(crate) workers: Workers<Report>,
+    pub(crate) explainer: Explainer,
     pub(crate) log: Log,
     /// `None`: it is off.
     pub(crate) access_log: Option<Recent>,
@@ -138,7 +140,10 @@ impl Answering {
                     None => self.try_fail("this proxy writes no access log (accessLog: none)"),
                 }
             }
-            Asked::Explain(_) => self.try_fail("this proxy can't explain routes yet"),
+            Asked::Explain(asked) => match explain(&sources.explainer, &asked).await {
+                Ok(explanation) => self.whole(&explanation).await,
+                Err(error) => self.try_fail(&error.to_string()),
+            },
             Asked::LogLevel(_) => {}
         }
     }
@@ -216,6 +221,12 @@ impl Answering {
     }
 }
 
+async fn explain(explainer: &Explainer, asked: &mesh::Explain) -> Result<Value, Unexplained> {
+    let fields = asked.headers.iter().map(String::as_str);
+    let question = Question::parse(&asked.method, &asked.url, fields)?;
+    explainer.explain(question).await
+}
+
 /// As the admin port shows them.
 async fn connections(workers: &Workers<Report>) -> Value {
     let reports = workers.ask().await.into_iter().enumerate();
@@ -263,6 +274,7 @@ impl LogLevel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::explain::testing::{Sidecar, shop};
 
     fn sources() -> Sources {
         let (workers, questions) = Workers::new(1);
@@ -271,6 +283,7 @@ mod tests {
         Sources {
             snapshot: Arc::new(|| json!({ "text": "x".repeat(200_000) })),
             workers,
+            explainer: Sidecar::new(&shop(""), &[]).explainer,
             log: Log::detached(),
             access_log: None,
         }
@@ -335,6 +348,36 @@ mod tests {
         assert_eq!(value["text"].as_str().unwrap().len(), 200_000);
         fixture.ask(2, Some(Asked::Connections(mesh::Ask {})), 0);
         assert!(fixture.answer().await.unwrap().contains("no answer"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_explained_and_what_is_none_is_refused() {
+        let mut fixture = fixture();
+        let explain = |url: &str, headers: &[&str]| {
+            Some(Asked::Explain(mesh::Explain {
+                method: "GET".to_owned(),
+                url: url.to_owned(),
+                headers: headers.iter().map(|header| (*header).to_owned()).collect(),
+            }))
+        };
+        fixture.ask(1, explain("http://catalog/", &["x-a: 1"]), 0);
+        let value: Value = serde_json::from_str(&fixture.answer().await.unwrap()).unwrap();
+        assert_eq!(value["outcome"]["decision"], "forward");
+        assert_eq!(value["request"]["headers"], json!(["x-a"]));
+        for (id, asked, why) in [
+            (2, explain("catalog", &[]), "http://HOST"),
+            (3, explain("http://catalog/", &["x"]), "header 1"),
+            (
+                4,
+                explain(&format!("http://catalog/{}", "x".repeat(1 << 20)), &[]),
+                "bytes",
+            ),
+            (5, explain("http://catalog/", &["a:b"; 1_000]), "more than 64"),
+        ] {
+            fixture.ask(id, asked, 0);
+            let error = fixture.answer().await.unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

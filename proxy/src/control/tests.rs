@@ -86,6 +86,7 @@ impl Proxy {
             sources: Sources {
                 snapshot: Arc::new(|| json!({ "generation": 7 })),
                 workers: Workers::new(0).0,
+                explainer: crate::explain::testing::without_snapshot(),
                 log: Log::detached(),
                 access_log: None,
             },

@@ -11,6 +11,7 @@ use super::{
 /// A match of a rule, held against a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Considered<'t> {
+    entry: &'t Entry,
     pub(crate) rule: &'t Rule,
     /// Which of the rule's matches it is, from 0.
     pub(crate) number: usize,
@@ -34,6 +35,7 @@ impl Table {
         let entries = entries.into_iter();
         entries
             .map(|entry| Considered {
+                entry,
                 rule: &entry.rule,
                 number: entry.number,
                 outcome: if fit_of(entry).is_none() {
@@ -45,5 +47,12 @@ impl Table {
                 },
             })
             .collect()
+    }
+}
+
+impl Considered<'_> {
+    /// What the match asks for, in words.
+    pub(crate) fn wanted(&self) -> String {
+        self.entry.in_words()
     }
 }

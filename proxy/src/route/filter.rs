@@ -15,9 +15,9 @@ use crate::snapshot::Backend;
 /// The filters of a rule, or of one of its backends.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
-    request: Option<HeaderEdit>,
-    response: Option<HeaderEdit>,
-    rewrite: Option<Rewrite>,
+    pub(super) request: Option<HeaderEdit>,
+    pub(super) response: Option<HeaderEdit>,
+    pub(super) rewrite: Option<Rewrite>,
     redirect: Option<Redirect>,
     /// In the order of the document.
     pub(crate) mirrors: Vec<Mirror>,
@@ -56,16 +56,16 @@ pub(crate) struct Redirected {
 
 /// Done in this order.
 #[derive(Debug)]
-struct HeaderEdit {
-    set: Vec<(HeaderName, HeaderValue)>,
-    add: Vec<(HeaderName, HeaderValue)>,
-    remove: Vec<HeaderName>,
+pub(super) struct HeaderEdit {
+    pub(super) set: Vec<(HeaderName, HeaderValue)>,
+    pub(super) add: Vec<(HeaderName, HeaderValue)>,
+    pub(super) remove: Vec<HeaderName>,
 }
 
 #[derive(Debug)]
-struct Rewrite {
-    authority: Option<Authority>,
-    path: Option<PathChange>,
+pub(super) struct Rewrite {
+    pub(super) authority: Option<Authority>,
+    pub(super) path: Option<PathChange>,
 }
 
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cli::{
     failure::{Failure, many},
     human,
+    json::{list, shown as text},
     screen::{Screen, clean},
     table::{Cell, Table},
 };
@@ -154,19 +155,4 @@ fn connection_row(connection: &Value) -> Vec<Cell> {
 
 fn milliseconds(duration: Duration) -> String {
     format!("{:.2}ms", duration.as_secs_f64() * 1e3)
-}
-
-fn list(value: Option<&Value>) -> &[Value] {
-    value
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-}
-
-fn text(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    }
 }

@@ -38,6 +38,20 @@ fn wrong_use_is_refused_with_exit_code_2() {
         ("weft probe web --path x", ErrorKind::ValueValidation),
         ("weft probe web --method CONNECT", ErrorKind::ValueValidation),
         ("weft probe web --header weft-port:1", ErrorKind::ValueValidation),
+        ("weft explain GET http://web/", ErrorKind::MissingRequiredArgument),
+        ("weft explain --from a GET web", ErrorKind::ValueValidation),
+        (
+            "weft explain --from a GET https://web/",
+            ErrorKind::ValueValidation,
+        ),
+        (
+            "weft explain --from a CONNECT http://web/",
+            ErrorKind::ValueValidation,
+        ),
+        (
+            "weft explain --from a GET http://web/ -H x",
+            ErrorKind::ValueValidation,
+        ),
         ("weft login t --controller :1", ErrorKind::ValueValidation),
         ("weft fly", ErrorKind::InvalidSubcommand),
     ] {

@@ -3,7 +3,7 @@
 use tonic::Status;
 use weft_proto::{
     kinds::{DocumentKey, Kind},
-    mesh::v1::{self as mesh, controller_message::Message},
+    mesh::v1::{self as mesh, controller_message::Message, question::Question},
 };
 
 use super::Core;
@@ -11,6 +11,8 @@ use crate::{fleet::Now, push::questions::Answers};
 
 /// The most names that are shown of a proxy among others.
 const SHOWN_NAMES: usize = 20;
+/// The largest question, in bytes of text. A proxy reads no message without end: one that is too long would end its stream.
+const MAX_QUESTION: usize = 64 << 10;
 
 impl Core {
     /// How the proxies are.
@@ -54,6 +56,9 @@ impl Core {
         if question.question.is_none() {
             return Err(Status::invalid_argument("question: missing"));
         }
+        if question.question.as_ref().map_or(0, text_bytes) > MAX_QUESTION {
+            return Err(Status::invalid_argument("question: has more than 64 KiB"));
+        }
         let missing = || {
             Status::not_found(format!(
                 "no proxy of {}/{} is connected",
@@ -86,5 +91,18 @@ impl Core {
                 true
             }
         }
+    }
+}
+
+/// How much text a question has, in bytes; an empty text has some as well, as it takes room on the wire.
+fn text_bytes(question: &Question) -> usize {
+    const EACH: usize = 4;
+    match question {
+        Question::Explain(explain) => {
+            let fields = explain.headers.iter().map(|field| field.len() + EACH);
+            explain.method.len() + explain.url.len() + fields.sum::<usize>()
+        }
+        Question::LogLevel(level) => level.filter.len(),
+        Question::Snapshot(_) | Question::Connections(_) | Question::Tail(_) => 0,
     }
 }
