@@ -328,6 +328,5 @@ fn has_all(labels: &Labels, subset: &Labels) -> bool {
     subset.is_empty() || labels.are_selected_by(subset)
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -78,6 +78,7 @@ impl Tried {
             false => self.reached += 1,
         }
     }
+
     #[cfg(test)]
     pub(super) fn counted(reached: u32, unprocessed: u32) -> Self {
         Self {
@@ -91,59 +92,59 @@ impl Tried {
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};
-    use weft_proto::names::Labels;
+    use weft_proto::model::policy::{LoadBalancing, OutlierEjection};
 
     use super::*;
-    use crate::snapshot::{Load, Reach};
+    use crate::balance::{Settings, testing};
 
     const UNPROCESSED: Outcome = Outcome::Unprocessed { went_away: false };
     const WENT_AWAY: Outcome = Outcome::Unprocessed { went_away: true };
 
-    fn endpoints(names: &[&str]) -> Vec<Arc<Endpoint>> {
-        let make = |name: &&str| {
-            Arc::new(Endpoint {
-                uid: (*name).into(),
-                port: 80,
-                reach: Reach::Plain(([127, 0, 0, 1], 80).into()),
-                labels: Labels::default(),
-                version: None,
-                locality: None,
-                load: Arc::<Load>::default(),
-            })
+    fn balancer(count: u16) -> Balancer {
+        let settings = Settings {
+            load_balancing: &LoadBalancing::default(),
+            outlier_ejection: &OutlierEjection::default(),
+            endpoint_limit: None,
+            home: None,
         };
-        names.iter().map(make).collect()
+        let endpoints = testing::endpoints(count);
+        Balancer::new(&settings, &endpoints, &Arc::default(), Instant::now())
+    }
+
+    fn pick(tried: &mut Tried, balancer: &Balancer) -> Option<Arc<Endpoint>> {
+        let mut rng = StdRng::seed_from_u64(1);
+        let picked = tried.pick(balancer, None, Instant::now(), &mut rng);
+        picked.ok().map(|picked| picked.endpoint.clone())
     }
 
     #[test]
     fn an_endpoint_whose_connection_went_away_comes_after_the_others_and_is_not_given_up() {
-        let endpoints = endpoints(&["a", "b"]);
-        let mut rng = StdRng::seed_from_u64(1);
+        let balancer = balancer(2);
         let mut tried = Tried::default();
-        let first = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        let first = pick(&mut tried, &balancer).unwrap();
         tried.add(&first, WENT_AWAY);
-        let second = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        let second = pick(&mut tried, &balancer).unwrap();
         assert_ne!(first.uid, second.uid, "the other one comes first");
         tried.add(&second, UNPROCESSED);
-        let third = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        let third = pick(&mut tried, &balancer).unwrap();
         assert_eq!(first.uid, third.uid, "another connection of the first may do");
         tried.add(&third, UNPROCESSED);
-        assert!(tried.pick(&endpoints, &mut rng).is_none());
+        assert!(pick(&mut tried, &balancer).is_none());
         assert_eq!((tried.count(), tried.unprocessed()), (3, 3));
     }
 
     #[test]
     fn what_an_application_answered_or_lost_may_be_asked_of_it_again_if_there_is_no_other() {
-        let endpoints = endpoints(&["a"]);
-        let mut rng = StdRng::seed_from_u64(1);
+        let balancer = balancer(1);
         let mut tried = Tried::default();
-        let only = tried.pick(&endpoints, &mut rng).unwrap().clone();
+        let only = pick(&mut tried, &balancer).unwrap();
         for outcome in [Outcome::Lost, Outcome::TimedOut] {
             tried.add(&only, outcome);
-            assert!(tried.pick(&endpoints, &mut rng).is_some(), "{outcome:?}");
+            assert!(pick(&mut tried, &balancer).is_some(), "{outcome:?}");
         }
         assert!(!tried.leaves_another(1));
         tried.add(&only, Outcome::Silent);
-        assert!(tried.pick(&endpoints, &mut rng).is_none(), "it can't be reached");
+        assert!(pick(&mut tried, &balancer).is_none(), "it can't be reached");
         assert_eq!((tried.reached(), tried.unprocessed()), (3, 0));
     }
 }
