@@ -636,7 +636,7 @@ fn patterns_share_a_cap() {
     assert_eq!(
         errors,
         [
-            "matches[3].path.value: the route's regular expressions take more than 1 MiB when compiled: make them simpler or fewer"
+            "matches[3].path.value: the regular expressions of this document take more than 1 MiB when compiled: make them simpler or fewer"
         ]
     );
     // Those that are too large are not tried for ever.

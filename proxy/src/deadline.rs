@@ -167,7 +167,7 @@ mod tests {
 
     fn inbound(now: Instant, values: &[&[u8]]) -> Result<Option<Duration>, &'static str> {
         let fields: Vec<_> = values.iter().map(|value| (WEFT_TIMEOUT, *value)).collect();
-        let deadline = Deadline::of_inbound(now, &headers(&fields));
+        let deadline = Deadline::of_inbound(&headers(&fields), || now);
         deadline
             .map(|deadline| deadline.left(now))
             .map_err(|failure| failure.reason())
@@ -335,7 +335,7 @@ mod tests {
             let now = Instant::now();
             let mut told = HeaderMap::new();
             Deadline::after(now, Some(Duration::from_millis(millis))).tell(now, &mut told, false);
-            let read = Deadline::of_inbound(now, &told).unwrap();
+            let read = Deadline::of_inbound(&told, || now).unwrap();
             prop_assert_eq!(read.left(now), Some(Duration::from_millis(millis)));
         }
 
@@ -344,7 +344,7 @@ mod tests {
             let now = Instant::now();
             let headers = headers(&[(GRPC_TIMEOUT, value.as_bytes()), (WEFT_TIMEOUT, value.as_bytes())]);
             let _ = Deadline::of_request(now, None, None, &headers, true).left(now);
-            let _ = Deadline::of_inbound(now, &headers);
+            let _ = Deadline::of_inbound(&headers, || now);
         }
     }
 }

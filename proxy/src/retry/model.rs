@@ -106,7 +106,12 @@ impl Case {
     }
 
     fn is_refusal(&self) -> bool {
-        self.field("weft-error").is_some() && self.field("weft-unprocessed").is_none()
+        self.field("weft-error").is_some() && self.field("weft-unprocessed").is_none() && !self.is_cut()
+    }
+
+    /// The far sidecar says that its application went away without an answer.
+    fn is_cut(&self) -> bool {
+        self.field("weft-error") == Some("application_closed")
     }
 
     fn is_worth(&self) -> bool {
@@ -123,6 +128,7 @@ impl Case {
                 },
                 _ => false,
             },
+            End::Answered { .. } if self.is_cut() => lost,
             End::Answered { status, .. } => {
                 let route_codes = self.route.iter().flat_map(|route| &route.codes);
                 let route_codes: Vec<u16> = route_codes.copied().collect();
@@ -157,7 +163,7 @@ impl Case {
 
     /// Of an application's answer: what a sidecar asks for is for its own endpoint.
     fn asked_wait(&self) -> Option<Duration> {
-        let is_answer = matches!(self.end, End::Answered { .. }) && !self.is_proved();
+        let is_answer = matches!(self.end, End::Answered { .. }) && !self.is_proved() && !self.is_cut();
         self.retry_after.filter(|_| is_answer)
     }
 
@@ -259,6 +265,7 @@ fn answers() -> impl Strategy<Value = End> {
         vec![],
         vec![],
         vec![("weft-error", "denied".to_owned())],
+        vec![("weft-error", "application_closed".to_owned())],
         vec![("weft-unprocessed", "draining".to_owned())],
     ]);
     let grpc = option::of(0_u16..17);

@@ -39,11 +39,11 @@ impl Outcome {
     pub(crate) fn of_answer(answer: &ResponseHead) -> Self {
         if answer.headers.contains_key(fields::WEFT_UNPROCESSED) {
             Self::Unprocessed { went_away: false }
-        } else if answer.headers.contains_key(fields::WEFT_ERROR) {
-            match answer.status {
-                // Its application went away without an answer, and may have acted: as if the stream were lost.
-                StatusCode::BAD_GATEWAY => Self::Lost,
-                _ => Self::Final,
+        } else if let Some(reason) = answer.headers.get(fields::WEFT_ERROR) {
+            match *reason == AppErrorKind::Closed.reason() {
+                // The application went away without an answer, and may have acted: as if the stream were lost.
+                true => Self::Lost,
+                false => Self::Final,
             }
         } else {
             Self::Answered {
@@ -166,6 +166,7 @@ mod tests {
         };
         assert_eq!(answer(&[("weft-unprocessed", "draining")]), UNPROCESSED);
         assert_eq!(answer(&[("weft-error", "denied")]), Outcome::Final);
+        assert_eq!(answer(&[("weft-error", "application_closed")]), Outcome::Lost);
         assert_eq!(answer(&[]), answered(None));
         let grpc = ("content-type", "application/grpc+proto");
         assert_eq!(answer(&[grpc, ("grpc-status", "14")]), answered(Some(14)));
