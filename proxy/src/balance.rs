@@ -36,12 +36,15 @@ use weft_proto::{
     names::Labels,
 };
 
-pub(crate) use self::load::{InFlight, Load};
 use self::{
     draw::Search,
     hash::Table,
     load::Attempt,
     locality::{TIERS, Tier},
+};
+pub(crate) use self::{
+    explain::{Eligibility, Standing},
+    load::{InFlight, Load},
 };
 use crate::{
     outlier::{self, Ejector, Health, Outcome, Probe},

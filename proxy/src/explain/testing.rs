@@ -56,7 +56,14 @@ impl Sidecar {
             plaintext_ports: Vec::new(),
             names: Vec::new(),
         };
-        let snapshot = Arc::new(compile(&mesh, &unready, "shop", inbound, &Facts::default(), 12));
+        let snapshot = Arc::new(compile(
+            &mesh,
+            &unready,
+            ("shop", None),
+            inbound,
+            &Facts::default(),
+            12,
+        ));
         let (_, snapshots) = watch::channel(snapshot.clone());
         let explainer = without_snapshot();
         let own: SocketAddr = ([127, 0, 0, 1], 15001).into();
