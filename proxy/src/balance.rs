@@ -43,7 +43,7 @@ use self::{
     locality::{TIERS, Tier},
 };
 pub(crate) use self::{
-    explain::Eligibility,
+    explain::{Eligibility, Standing},
     load::{InFlight, Load},
 };
 use crate::{

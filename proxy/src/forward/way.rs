@@ -17,7 +17,7 @@ use crate::{
     mirror, outlier,
     respond::{Failure, Late, Limit, is_grpc},
     retry::{self, Decision, Outcome, Progress, Tried},
-    route::{Asked, Destination, Origin, Redirected, Rule},
+    route::{Asked, Destination, Origin, Redirected, Rule, Unresolved},
     snapshot::{Backend, Endpoint, Frontend, InFlight},
     telemetry::Record,
     upload::{Upload, Whole},
@@ -86,11 +86,7 @@ pub(crate) fn find(
         way.backend = destination
             .backend
             .clone()
-            .map_err(|unresolved| Failure::DeadRule {
-                route: found.rule.label.clone(),
-                reason: unresolved.reason,
-                detail: unresolved.sentence,
-            })?;
+            .map_err(|unresolved| dead(found.rule, &unresolved))?;
         way.routed = Some(Routed {
             rule: found.rule.clone(),
             destination: destination.clone(),
@@ -120,7 +116,13 @@ pub(crate) fn asked<'a>(target: &'a Target, head: &'a Parts) -> Asked<'a> {
     }
 }
 
-fn redirect(rule: &Rule, frontend: &Frontend, target: &Target, prefix: Option<&str>) -> Option<Redirected> {
+/// Where the rule that has matched this prefix sends the caller of the request, if it does.
+pub(crate) fn redirect(
+    rule: &Rule,
+    frontend: &Frontend,
+    target: &Target,
+    prefix: Option<&str>,
+) -> Option<Redirected> {
     let path = target.path.as_ref()?;
     let own = frontend.authority();
     let host = target
@@ -137,11 +139,37 @@ fn redirect(rule: &Rule, frontend: &Frontend, target: &Target, prefix: Option<&s
 }
 
 fn choose<'r>(worker: &Worker, rule: &'r Rule) -> Result<&'r Arc<Destination>, Failure> {
-    rule.choose(&mut *worker.rng()).ok_or_else(|| Failure::DeadRule {
+    rule.choose(&mut *worker.rng()).ok_or_else(|| no_backend(rule))
+}
+
+/// The answer to requests of a rule without a backend.
+pub(crate) fn no_backend(rule: &Rule) -> Failure {
+    Failure::DeadRule {
         route: rule.label.clone(),
         reason: "no_backend",
         detail: "the rule names no backend".to_owned(),
-    })
+    }
+}
+
+/// The answer to the share of a backend that is none.
+pub(crate) fn dead(rule: &Rule, unresolved: &Unresolved) -> Failure {
+    Failure::DeadRule {
+        route: rule.label.clone(),
+        reason: unresolved.reason,
+        detail: unresolved.sentence.clone(),
+    }
+}
+
+/// The answer where no endpoint of a backend is to be had.
+pub(crate) fn no_endpoint(backend: &Backend, none: NoPick) -> Failure {
+    match none {
+        NoPick::NoEndpoint | NoPick::AllTried => Failure::NoEndpoint {
+            unmeshed: backend.unmeshed_denied,
+            unready: backend.unready,
+        },
+        NoPick::AllEjected => Failure::AllEjected,
+        NoPick::AllFull => Failure::Limit(Limit::Endpoint),
+    }
 }
 
 impl Way {
@@ -175,16 +203,9 @@ impl Way {
         tried: &mut Tried,
         now: Instant,
     ) -> Result<Picked<'_>, Failure> {
-        let backend = &self.backend;
-        let picked = tried.pick(&backend.policy.balancer, self.key, now, &mut *worker.rng());
-        picked.map_err(|none| match none {
-            NoPick::NoEndpoint | NoPick::AllTried => Failure::NoEndpoint {
-                unmeshed: backend.unmeshed_denied,
-                unready: backend.unready,
-            },
-            NoPick::AllEjected => Failure::AllEjected,
-            NoPick::AllFull => Failure::Limit(Limit::Endpoint),
-        })
+        let balancer = &self.backend.policy.balancer;
+        let picked = tried.pick(balancer, self.key, now, &mut *worker.rng());
+        picked.map_err(|none| no_endpoint(&self.backend, none))
     }
 
     /// Tells the next hop which port is meant, and how long it has.
