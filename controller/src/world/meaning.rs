@@ -212,9 +212,9 @@ spec:
     fn a_policy_concerns_servers_if_it_has_rates_that_they_keep() {
         for (limits, expected) in [
             ("requests: 9", false),
-            ("rates: [{requests: 9, per: 1s, scope: Route}]", false),
+            ("rates: [{requests: 9, per: 1s, by: Route}]", false),
             ("rates: [{requests: 9, per: 1s}]", true),
-            ("rates: [{requests: 9, per: 1s, scope: Caller}]", true),
+            ("rates: [{requests: 9, per: 1s, by: Caller}]", true),
         ] {
             let text = format!(
                 "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: web, namespace: shop}}\nspec:\n  targetRefs: [{{group: '', kind: Service, name: web}}]\n  limits: {{{limits}}}\n"
