@@ -48,7 +48,15 @@ impl Tried {
         now: Instant,
         rng: &mut impl Rng,
     ) -> Result<Picked<'a>, NoPick> {
-        let mut pick = |tried: &[Arc<str>]| balancer.pick(&Pick { tried, key, now }, &mut *rng);
+        let mut pick = |tried: &[Arc<str>]| {
+            let pick = Pick {
+                tried,
+                key,
+                may_probe: true,
+                now,
+            };
+            balancer.pick(&pick, &mut *rng)
+        };
         if self.later.is_empty() {
             return pick(&self.failed);
         }
