@@ -186,6 +186,7 @@ fn rules_are_considered_in_their_order_and_each_says_why_not() {
         without_nulls(json!({
             "route": "HTTPRoute shop/catalog",
             "rule": rule,
+            "number": 0,
             "match": wanted,
             "matched": because.is_none(),
             "because": because,
