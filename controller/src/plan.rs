@@ -7,17 +7,28 @@
 //! | a host outside the mesh | the ExternalService that has it |
 //! | an address | Services with their workloads, Workloads and ExternalServices that have it |
 //!
+//! | because of | it gets besides |
+//! |---|---|
+//! | any Service that it gets | the TrafficPolicies for it |
+//! | a Service that it asked for | the HTTPRoutes and GRPCRoutes for it that are of the Service's namespace or of the proxy's own; other namespaces' routes are for their clients |
+//! | such a route | each Service that it sends requests or copies to, with its workloads; the ReferenceGrants for the route's kind and namespace in those Services' namespaces, if they are others |
+//! | a policy that its own workload's side enforces | the Services of the policy that select its workload, with their workloads |
+//!
+//! The routes of a Service that is a backend are not followed: it stands for its workloads there. A proxy that calls it
+//! by its own name asks for it.
+//!
 //! What leads to nothing stays asked for, and is answered when there is something. [`Wants`] is kept from change to
 //! change and looks only at what the change touches; [`plan`] says the same from nothing, and its tests compare both.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
+    iter,
     net::IpAddr,
 };
 
 use weft_proto::kinds::{DocumentKey, Kind};
 
-use crate::world::{Topic, World};
+use crate::world::{Meaning, Topic, Touched, World, is_for};
 
 /// The longest name or address that a proxy may ask for: the longest name of DNS.
 pub const MAX_SUBJECT_BYTES: usize = 253;
@@ -120,13 +131,11 @@ pub fn plan<'a>(
         if targets.is_empty() {
             plan.unknown.insert(subject.clone());
         }
-        for target in targets {
-            if target.kind() == Kind::Service {
-                keys.extend(world.related(&target).cloned());
-            }
-            keys.insert(target);
+        for target in &targets {
+            keys.extend(reached(world, namespace, target).cloned());
         }
     }
+    keys.extend(served(world, own).cloned());
     let versions = keys
         .into_iter()
         .filter_map(|key| Some((world.version(&key)?, key)));
@@ -172,6 +181,11 @@ impl Wants {
             by_topic: HashMap::new(),
             wanted: HashMap::new(),
         }
+    }
+
+    /// Of the proxy.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// How many subjects there are.
@@ -258,49 +272,80 @@ impl Wants {
         gone
     }
 
-    /// Looks again at what a change touches under one topic.
+    /// Looks again at what a change touches under one topic. Whether it touches anything of this proxy's.
     pub fn on_affected(
         &mut self,
         world: &World,
         topic: &Topic,
-        keys: &HashSet<DocumentKey>,
+        touched: &Touched,
         stale: &mut Stale,
-    ) {
-        stale.keys.extend(keys.iter().cloned());
-        let Some(subjects) = self.by_topic.get(topic) else {
-            return;
-        };
-        let subjects: Vec<Subject> = subjects.iter().cloned().collect();
+    ) -> bool {
+        if !touched.concerns(&self.namespace) {
+            return false;
+        }
+        stale.keys.extend(touched.keys(&self.namespace).cloned());
+        let subjects = self.by_topic.get(topic).into_iter().flatten();
+        let subjects: Vec<Subject> = subjects.cloned().collect();
         for subject in subjects {
             self.resolve(world, &subject, stale);
         }
+        true
     }
 
     /// Whether the proxy needs a document, and which version: the plan, one key at a time.
     pub fn version(&self, world: &World, key: &DocumentKey) -> Option<u64> {
         let version = world.version(key)?;
-        let is_needed = match key.kind() {
-            Kind::MeshConfig => world.config() == Some(key),
-            Kind::Workload => {
+        let is_needed = match world.meaning(key)? {
+            Meaning::MeshConfig => world.config() == Some(key),
+            Meaning::Workload { .. } => {
                 self.own.as_ref() == Some(key)
                     || self.wanted.contains_key(key)
                     || world
                         .related(key)
-                        .any(|service| self.wanted.contains_key(service))
+                        .any(|service| self.needs_service(world, service))
             }
-            Kind::Service | Kind::ExternalService => self.wanted.contains_key(key),
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {
-                self.wanted.contains_key(key)
-            }
+            Meaning::Service { .. } => self.needs_service(world, key),
+            Meaning::ExternalService { .. } => self.wanted.contains_key(key),
+            Meaning::Route { .. } => self.needs_route(world, key),
+            Meaning::Policy { targets, .. } => targets.iter().any(|target| self.needs_service(world, target)),
+            Meaning::Grant { .. } => world
+                .routes_granted(key)
+                .any(|route| self.needs_route(world, route)),
         };
         is_needed.then_some(version)
+    }
+
+    fn needs_service(&self, world: &World, service: &DocumentKey) -> bool {
+        let is_own = || {
+            let mut selecting = self.own.iter().flat_map(|own| world.related(own));
+            selecting.any(|selecting| selecting == service) && world.is_at_server(service)
+        };
+        world.version(service).is_some()
+            && (self.wanted.contains_key(service)
+                || world
+                    .routes_to(service)
+                    .any(|route| self.needs_route(world, route))
+                || is_own())
+    }
+
+    fn needs_route(&self, world: &World, route: &DocumentKey) -> bool {
+        match world.meaning(route) {
+            Some(Meaning::Route { parents, .. }) => parents
+                .iter()
+                .any(|parent| self.wanted.contains_key(parent) && is_for(route, parent, &self.namespace)),
+            _ => false,
+        }
     }
 
     /// Everything that the proxy needs, some of it more than once.
     pub fn needed<'a>(&'a self, world: &'a World) -> impl Iterator<Item = &'a DocumentKey> {
         let own = self.own.as_ref().filter(|own| world.version(own).is_some());
-        let asked = self.wanted.keys().flat_map(|key| with_workloads(world, key));
-        world.config().into_iter().chain(own).chain(asked)
+        let asked = self
+            .wanted
+            .keys()
+            .flat_map(|key| reached(world, &self.namespace, key));
+        let served = served(world, self.own.as_ref());
+        world.config().into_iter().chain(own).chain(asked).chain(served)
     }
 
     fn resolve(&mut self, world: &World, subject: &Subject, stale: &mut Stale) {
@@ -313,7 +358,7 @@ impl Wants {
         stale.subjects.insert(subject.clone());
         self.subjects.insert(subject.clone(), now);
         for key in new {
-            stale.keys.extend(with_workloads(world, &key).cloned());
+            stale.keys.extend(reached(world, &self.namespace, &key).cloned());
             *self.wanted.entry(key).or_insert(0) += 1;
         }
         for key in gone {
@@ -322,8 +367,7 @@ impl Wants {
     }
 
     fn release(&mut self, world: &World, key: DocumentKey, stale: &mut Stale) {
-        stale.keys.insert(key.clone());
-        stale.keys.extend(with_workloads(world, &key).cloned());
+        stale.keys.extend(reached(world, &self.namespace, &key).cloned());
         if let Entry::Occupied(mut count) = self.wanted.entry(key) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -333,10 +377,27 @@ impl Wants {
     }
 }
 
-/// A key that is asked for, and of a service the workloads behind it.
-fn with_workloads<'a>(world: &'a World, key: &'a DocumentKey) -> impl Iterator<Item = &'a DocumentKey> {
-    let workloads = (key.kind() == Kind::Service).then(|| world.related(key));
-    std::iter::once(key).chain(workloads.into_iter().flatten())
+/// What a key leads to that is asked for: itself and, of a Service, all that goes with it and all that its routes for
+/// this namespace lead to.
+fn reached<'a>(
+    world: &'a World,
+    namespace: &'a str,
+    key: &'a DocumentKey,
+) -> impl Iterator<Item = &'a DocumentKey> {
+    let is_service = key.kind() == Kind::Service;
+    let routes = is_service.then(|| world.routes_of(key)).into_iter().flatten();
+    let routes = routes.filter(move |route| is_for(route, key, namespace));
+    let service = is_service.then(|| world.with_service(key));
+    iter::once(key)
+        .chain(service.into_iter().flatten())
+        .chain(routes.flat_map(|route| world.with_route(route)))
+}
+
+/// The Services for which a workload's own proxy has something to do, with what goes with them.
+fn served<'a>(world: &'a World, own: Option<&'a DocumentKey>) -> impl Iterator<Item = &'a DocumentKey> {
+    let services = own.into_iter().flat_map(|own| world.related(own));
+    let services = services.filter(|service| world.is_at_server(service));
+    services.flat_map(|service| world.with_service(service))
 }
 
 #[cfg(test)]

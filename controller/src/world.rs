@@ -8,12 +8,15 @@
 //! Several services may share a cluster IP, and several workloads an address, each with ports of its own: so an address
 //! leads to a set.
 
+mod attached;
 mod labels;
+mod meaning;
 #[cfg(test)]
 pub(crate) mod testing;
+mod touch;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -21,11 +24,14 @@ use bytes::Bytes;
 use weft_proto::{
     kinds::{DocumentKey, Kind},
     mesh::v1 as mesh,
-    model::{ExternalService, Readiness, Resolution, Service, Workload},
+    model::Readiness,
     names::Labels,
 };
 
+use attached::Attached;
 use labels::LabelIndex;
+pub use meaning::{Meaning, is_for};
+pub use touch::{Affected, Touched};
 
 /// A document and its place in the history.
 #[derive(Clone, Debug)]
@@ -40,68 +46,6 @@ pub struct Versioned {
     pub readiness: Readiness,
     /// What of it matters here.
     pub meaning: Meaning,
-}
-
-/// What of a document decides who is sent what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meaning {
-    /// Every proxy has it.
-    MeshConfig,
-    /// Whoever asks for its name or address has it, and the workloads that it selects.
-    Service {
-        /// The cluster IP, if there is one.
-        address: Option<IpAddr>,
-        /// The labels of its workloads.
-        selector: Labels,
-    },
-    /// Whoever asks for its address has it, and whoever has a service that selects it.
-    Workload {
-        /// Its address.
-        address: IpAddr,
-        /// Its labels.
-        labels: Labels,
-    },
-    /// Whoever asks for one of its hosts or addresses has it.
-    ExternalService {
-        /// In lower case.
-        hosts: Vec<String>,
-        /// Where they lead, as far as that is known.
-        addresses: Vec<IpAddr>,
-    },
-}
-
-impl From<&Service> for Meaning {
-    fn from(service: &Service) -> Self {
-        Self::Service {
-            address: service.cluster_ip.address(),
-            selector: service.selector.clone(),
-        }
-    }
-}
-
-impl From<&Workload> for Meaning {
-    fn from(workload: &Workload) -> Self {
-        Self::Workload {
-            address: workload.address,
-            labels: workload.labels.clone(),
-        }
-    }
-}
-
-impl From<&ExternalService> for Meaning {
-    fn from(external: &ExternalService) -> Self {
-        Self::ExternalService {
-            hosts: external
-                .hosts
-                .iter()
-                .map(|host| host.as_str().to_owned())
-                .collect(),
-            addresses: match &external.resolution {
-                Resolution::Dns => Vec::new(),
-                Resolution::Static(addresses) => addresses.clone(),
-            },
-        }
-    }
 }
 
 /// What became of one document.
@@ -128,9 +72,6 @@ pub enum Topic {
     Workload(DocumentKey),
 }
 
-/// What a change touches: for each topic, the resources that whoever asked for it has to look at again.
-pub type Affected = HashMap<Topic, HashSet<DocumentKey>>;
-
 /// The configuration as it is now. See the module.
 #[derive(Debug, Default)]
 pub struct World {
@@ -140,6 +81,7 @@ pub struct World {
     by_address: HashMap<IpAddr, BTreeSet<DocumentKey>>,
     by_host: HashMap<Box<str>, BTreeSet<DocumentKey>>,
     namespaces: HashMap<Box<str>, Namespace>,
+    attached: Attached,
 }
 
 #[derive(Debug)]
@@ -218,6 +160,75 @@ impl World {
         self.by_host.get(host).into_iter().flatten()
     }
 
+    /// The routes with this parent, which need not be there itself.
+    pub fn routes_of(&self, service: &DocumentKey) -> impl Iterator<Item = &DocumentKey> {
+        self.attached.routes_of(service)
+    }
+
+    /// The routes with this backend, which need not be there itself.
+    pub fn routes_to(&self, service: &DocumentKey) -> impl Iterator<Item = &DocumentKey> {
+        self.attached.routes_to(service)
+    }
+
+    /// The routes that a grant is for.
+    pub fn routes_granted<'a>(&'a self, grant: &'a DocumentKey) -> impl Iterator<Item = &'a DocumentKey> {
+        let into = self.attached.routes_into(grant.namespace());
+        into.filter(|route| self.is_granted(grant, route))
+    }
+
+    /// Whether the sidecars of a Service's workloads have something to do for it.
+    pub fn is_at_server(&self, service: &DocumentKey) -> bool {
+        self.attached.policies_of(service).any(|policy| {
+            let meaning = self.meaning(policy);
+            matches!(
+                meaning,
+                Some(Meaning::Policy {
+                    is_at_server: true,
+                    ..
+                })
+            )
+        })
+    }
+
+    /// A Service, with what goes wherever it goes: its workloads and its policies.
+    pub fn with_service<'a>(&'a self, service: &'a DocumentKey) -> impl Iterator<Item = &'a DocumentKey> {
+        let workloads = self.related(service);
+        [service]
+            .into_iter()
+            .chain(workloads)
+            .chain(self.attached.policies_of(service))
+    }
+
+    /// A route, with what it takes to follow it: its backends with all of theirs, and the grants that may allow them.
+    pub fn with_route<'a>(&'a self, route: &'a DocumentKey) -> impl Iterator<Item = &'a DocumentKey> {
+        let backends = match self.meaning(route) {
+            Some(Meaning::Route { backends, .. }) => Some(backends),
+            _ => None,
+        };
+        let backends = backends.into_iter().flatten();
+        let strange: BTreeSet<&str> = backends
+            .clone()
+            .map(DocumentKey::namespace)
+            .filter(|namespace| *namespace != route.namespace())
+            .collect();
+        let grants = strange
+            .into_iter()
+            .flat_map(|namespace| self.attached.grants_of(namespace));
+        let grants = grants.filter(|grant| self.is_granted(grant, route));
+        let there = backends.filter(|backend| self.items.contains_key(*backend));
+        let backends = there.flat_map(|backend| self.with_service(backend));
+        [route].into_iter().chain(backends).chain(grants)
+    }
+
+    /// Whether a grant is for routes of this kind and namespace.
+    fn is_granted(&self, grant: &DocumentKey, route: &DocumentKey) -> bool {
+        let Some(Meaning::Grant { from }) = self.meaning(grant) else {
+            return false;
+        };
+        from.iter()
+            .any(|(kind, namespace)| *kind == route.kind() && namespace.as_str() == route.namespace())
+    }
+
     /// Every document that is there, in no order.
     pub fn keys(&self) -> impl Iterator<Item = &DocumentKey> {
         self.items.keys()
@@ -247,7 +258,7 @@ impl World {
             if item.meaning == document.meaning {
                 item.version = document.version;
                 item.resource = resource;
-                self.touch(&key, affected);
+                self.touch_version(&key, affected);
                 return;
             }
             self.unlink(&key, affected);
@@ -294,6 +305,10 @@ impl World {
                     documents.insert(key.clone());
                 }
                 self.insert_addresses(key, addresses);
+                (BTreeSet::new(), None)
+            }
+            meaning @ (Meaning::Route { .. } | Meaning::Policy { .. } | Meaning::Grant { .. }) => {
+                self.attached.set(key, meaning, true);
                 (BTreeSet::new(), None)
             }
         };
@@ -349,6 +364,9 @@ impl World {
                     }
                 }
                 self.remove_addresses(key, addresses);
+            }
+            meaning @ (Meaning::Route { .. } | Meaning::Policy { .. } | Meaning::Grant { .. }) => {
+                self.attached.set(key, meaning, false);
             }
         }
         self.items.insert(key.clone(), item);
@@ -413,54 +431,6 @@ impl World {
                 if documents.is_empty() {
                     self.by_address.remove(address);
                 }
-            }
-        }
-    }
-
-    /// Notes everyone who has to look again because of this document as it is indexed now.
-    fn touch(&self, key: &DocumentKey, affected: &mut Affected) {
-        let Some(item) = self.items.get(key) else { return };
-        let mut note = |topic: Topic, key: &DocumentKey| {
-            affected.entry(topic).or_default().insert(key.clone());
-        };
-        match &item.meaning {
-            Meaning::MeshConfig => {
-                note(Topic::MeshConfig, key);
-                // Another of them may now be the first.
-                for other in &self.configs {
-                    note(Topic::MeshConfig, other);
-                }
-            }
-            Meaning::Service { address, .. } => {
-                let topics = [Some(Topic::Service(key.clone())), address.map(Topic::Address)];
-                for topic in topics.into_iter().flatten() {
-                    note(topic.clone(), key);
-                    item.related
-                        .iter()
-                        .for_each(|workload| note(topic.clone(), workload));
-                }
-            }
-            Meaning::Workload { address, .. } => {
-                note(Topic::Workload(key.clone()), key);
-                note(Topic::Address(*address), key);
-                for service in &item.related {
-                    note(Topic::Service(service.clone()), key);
-                    if let Some(Meaning::Service {
-                        address: Some(address),
-                        ..
-                    }) = self.meaning(service)
-                    {
-                        note(Topic::Address(*address), key);
-                    }
-                }
-            }
-            Meaning::ExternalService { hosts, addresses } => {
-                hosts
-                    .iter()
-                    .for_each(|host| note(Topic::Host(host.as_str().into()), key));
-                addresses
-                    .iter()
-                    .for_each(|address| note(Topic::Address(*address), key));
             }
         }
     }

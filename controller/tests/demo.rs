@@ -84,6 +84,9 @@ fn every_step_is_done_and_costs_no_request() {
         names,
         [
             "change",
+            "split",
+            "testers",
+            "bad-replica",
             "rotate-leaves",
             "rotate-root",
             "kill-controller",
@@ -99,10 +102,16 @@ fn every_step_is_done_and_costs_no_request() {
         Some(Value::Object(values)) => values.len(),
         _ => 0,
     };
-    assert_eq!(count(0, "/detail/ackedAfterMillis"), 6, "{}", steps[0]);
-    assert_eq!(count(1, "/detail/renewed"), 6, "{}", steps[1]);
-    assert!(count(2, "/detail/steps") >= 2, "{}", steps[2]);
-    assert_eq!(count(2, "/detail/retiredRootRefusedBy"), 2, "{}", steps[2]);
+    assert_eq!(count(0, "/detail/ackedAfterMillis"), 7, "{}", steps[0]);
+    assert_eq!(count(1, "/detail/answers"), 2, "{}", steps[1]);
+    let testers = &steps[2]["detail"]["testers"];
+    assert_eq!(testers.as_object().unwrap().keys().collect::<Vec<_>>(), ["v2"]);
+    let bad = &steps[3]["detail"];
+    assert!(bad["requestsUntilEjected"].as_u64().unwrap() >= 5, "{bad}");
+    assert!(bad["backAfterMillis"].as_u64().unwrap() > 0, "{bad}");
+    assert_eq!(count(4, "/detail/renewed"), 7, "{}", steps[4]);
+    assert!(count(5, "/detail/steps") >= 2, "{}", steps[5]);
+    assert_eq!(count(5, "/detail/retiredRootRefusedBy"), 2, "{}", steps[5]);
     for flow in summary["flows"].as_array().unwrap() {
         assert!(flow["answered"].as_u64().unwrap() > 0, "{flow}");
     }
@@ -140,7 +149,7 @@ fn kill_during(mut command: Command, workload: &str) -> (Option<i32>, String) {
 
 #[test]
 fn a_killed_sidecar_is_named() {
-    for (subnet, workload) in [("127.77.103.0", "catalog-v1"), ("127.77.104.0", "frontend")] {
+    for (subnet, workload) in [("127.77.103.0", "catalog-v1-0"), ("127.77.104.0", "frontend")] {
         let (code, said) = kill_during(demo(subnet, &[]), workload);
         assert_eq!(code, Some(1), "{said}");
         assert!(

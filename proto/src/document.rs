@@ -3,7 +3,8 @@
 //! A [`Document`] is its key and its text: compact JSON in one spelling, so that two that say the same in the same
 //! way are equal as texts. It is made from whatever YAML or JSON an operator wrote, by the project's own reader; it
 //! is JSON to anyone, and read again by the same reader. What Kubernetes' API server writes into documents (`status`,
-//! `metadata.uid` and so on) is left out; a namespace that was left out is written in.
+//! `metadata.uid` and so on) is left out, but for when a document was made if its kind
+//! [has an age](crate::kinds::Kind::has_age); a namespace that was left out is written in.
 //!
 //! ```
 //! use weft_proto::Source;
@@ -35,7 +36,7 @@ use crate::error::{DocumentError, Source};
 use crate::kinds::DocumentKey;
 use crate::names::DnsLabel;
 use crate::parse::sources::Origin;
-use crate::parse::{Parsed, parse_document, parse_each};
+use crate::parse::{Parsed, moment, parse_document, parse_each};
 use crate::reader::read_document;
 use serde_json::Value;
 use std::sync::Arc;
@@ -108,6 +109,19 @@ impl Document {
         let value = json::canonical(&key, value);
         let json = json::to_text(&value).into();
         Self { key, json }
+    }
+
+    /// The same document as one that was made at this moment, in seconds since 1970. Of a kind that
+    /// [has no age](crate::kinds::Kind::has_age) it is the same.
+    #[must_use]
+    pub fn made_at(&self, created: i64) -> Self {
+        let (Ok(mut value), Some(moment)) = (self.value(), moment::to_text(created)) else {
+            return self.clone();
+        };
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert(json::CREATED.to_owned(), Value::String(moment));
+        }
+        Self::new(self.key.clone(), value)
     }
 
     /// What it means. The name of its source is its key.

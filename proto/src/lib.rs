@@ -5,6 +5,7 @@
 //! - [`kinds`] is the table of the kinds of documents, and what one document is called.
 //! - [`model`] is what the documents of a mesh mean, with nothing invalid in it.
 //! - [`parse`] turns documents into the model, or into all of their errors at once.
+//! - [`attach`] is which routes and policies apply where, and what became of each.
 //! - [`mesh_set`] keeps a mesh whose documents change one by one.
 //! - [`document`] is a document as it is stored and sent, JSON, and as it is shown, YAML.
 //! - [`render`] is the way back: from the model to a document.

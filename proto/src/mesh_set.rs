@@ -27,8 +27,11 @@
 //! ```
 
 use crate::error::{DocumentError, Errors};
-use crate::kinds::DocumentKey;
-use crate::model::{ExternalService, Mesh, MeshConfig, Service, Workload};
+use crate::kinds::{DocumentKey, Kind};
+use crate::model::{
+    ExternalService, Mesh, MeshConfig, Name, ReferenceGrant, Route, Service, TrafficPolicy, Workload,
+};
+use crate::names::DnsLabel;
 pub use crate::parse::Unserved;
 use crate::parse::check::{Changed, Place, Reporter, check};
 use crate::parse::index::{Claim, Id, Index, Trait};
@@ -195,6 +198,35 @@ impl MeshSet {
     /// The MeshConfig.
     pub fn config(&self) -> Option<&MeshConfig> {
         self.index.config().map(|(_, config)| config)
+    }
+
+    /// The service of this name.
+    pub fn service(&self, name: &Name) -> Option<&Service> {
+        self.get(&DocumentKey::of(Kind::Service, name))?.model.service()
+    }
+
+    /// The routes that have a service as a parent, which need not be in the set.
+    pub fn routes_of(&self, service: &Name) -> impl Iterator<Item = &Route> {
+        let route = |id| self.index.get(id)?.model.route();
+        self.index
+            .with(&Trait::RouteOf(service.clone()))
+            .filter_map(route)
+    }
+
+    /// The policies that have a service, or one of its ports, as a target; it need not be in the set.
+    pub fn policies_of(&self, service: &Name) -> impl Iterator<Item = &TrafficPolicy> {
+        let policy = |id| self.index.get(id)?.model.traffic_policy();
+        self.index
+            .with(&Trait::PolicyOf(service.clone()))
+            .filter_map(policy)
+    }
+
+    /// The grants of a namespace.
+    pub fn grants_of(&self, namespace: &DnsLabel) -> impl Iterator<Item = &ReferenceGrant> {
+        let grant = |id| self.index.get(id)?.model.reference_grant();
+        self.index
+            .with(&Trait::GrantOf(namespace.clone()))
+            .filter_map(grant)
     }
 
     /// The service that has a cluster IP.

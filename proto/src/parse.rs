@@ -15,6 +15,7 @@
 //! | `gateway.networking.k8s.io/v1 GRPCRoute` | `parse/grpc_route.rs` |
 //! | what both have | `parse/route.rs`, `parse/route/filter.rs` |
 //! | `gateway.networking.k8s.io/v1beta1 ReferenceGrant`, also of `v1` | `parse/reference_grant.rs` |
+//! | `weft.dev/v1alpha1 TrafficPolicy` | `parse/traffic_policy.rs`, a file for each of its larger sections |
 //! | what concerns several of them | `parse/check.rs` |
 //!
 //! [`parse_documents`] reads all documents of a mesh; [`parse_document`] reads one, which a
@@ -57,6 +58,7 @@ mod reference_grant;
 mod route;
 mod service;
 pub(crate) mod sources;
+pub(crate) mod traffic_policy;
 mod workload;
 
 use crate::error::{DocumentError, Errors, Source};

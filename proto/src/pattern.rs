@@ -9,7 +9,7 @@ use std::fmt;
 pub const MAX_PATTERN_BYTES: usize = 4_096;
 /// Memory of a compiled pattern in each of the two directions in which it is run: `\w{100}` of Unicode is refused,
 /// `[a-z0-9-]{1,63}` is not.
-const MAX_COMPILED_BYTES: usize = 256 << 10;
+pub(crate) const MAX_COMPILED_BYTES: usize = 256 << 10;
 /// Of the caches that matching fills.
 const MAX_CACHE_BYTES: usize = 1 << 20;
 

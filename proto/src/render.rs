@@ -16,6 +16,7 @@
 //! ```
 
 mod route;
+mod traffic_policy;
 
 use crate::document::Document;
 use crate::kinds::{DocumentKey, Kind};
@@ -24,11 +25,13 @@ use crate::model::{
     Resolution, Service, TargetPort, Unmeshed, Workload,
 };
 use crate::names::{DnsLabel, DnsName, Labels};
-use crate::parse::{Model, Parsed};
+use crate::parse::{Model, Parsed, duration};
 use ipnet::IpNet;
 pub use route::{reference_grant, route};
 use serde_json::{Map, Value};
 use std::fmt::Display;
+use std::time::Duration;
+pub use traffic_policy::traffic_policy;
 
 /// The document of what was read.
 pub fn render(parsed: &Parsed) -> Document {
@@ -39,7 +42,7 @@ pub fn render(parsed: &Parsed) -> Document {
         Model::MeshConfig(read) => document(parsed.key.clone(), Fields::default(), mesh_config_spec(read)),
         Model::Route(read) => route(read),
         Model::ReferenceGrant(read) => reference_grant(read),
-        Model::TrafficPolicy(_) => document(parsed.key.clone(), Fields::default(), Fields::default()),
+        Model::TrafficPolicy(read) => traffic_policy(read),
     }
 }
 
@@ -182,6 +185,10 @@ fn texts<T: Display>(items: &[T]) -> Vec<Value> {
     items.iter().map(|item| Value::String(item.to_string())).collect()
 }
 
+fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Vec<Value> {
+    items.iter().map(one).collect()
+}
+
 fn named(kind: Kind, name: &Name, metadata: Fields, spec: Fields) -> Document {
     document(DocumentKey::of(kind, name), metadata, spec)
 }
@@ -213,6 +220,24 @@ impl Fields {
     fn text_if(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
+        }
+    }
+
+    fn list_if(&mut self, name: &str, items: Vec<Value>) {
+        if !items.is_empty() {
+            self.put(name, items);
+        }
+    }
+
+    fn duration_if(&mut self, name: &str, duration: Option<Duration>) {
+        if let Some(duration) = duration {
+            self.text(name, duration::to_text(duration));
+        }
+    }
+
+    fn number_if(&mut self, name: &str, number: Option<u32>) {
+        if let Some(number) = number {
+            self.put(name, number);
         }
     }
 

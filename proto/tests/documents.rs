@@ -997,7 +997,9 @@ fn metadata() {
 #[test]
 fn kinds() {
     let known = "(known here: v1 Service, weft.dev/v1alpha1 Workload, weft.dev/v1alpha1 MeshConfig, \
-                 weft.dev/v1alpha1 ExternalService)";
+                 weft.dev/v1alpha1 ExternalService, gateway.networking.k8s.io/v1 HTTPRoute, \
+                 gateway.networking.k8s.io/v1 GRPCRoute, gateway.networking.k8s.io/v1beta1 ReferenceGrant, \
+                 weft.dev/v1alpha1 TrafficPolicy)";
     for (head, error) in [
         ("apiVersion: v1", "1: kind: missing".to_owned()),
         ("kind: Service", "1: apiVersion: missing".to_owned()),

@@ -48,7 +48,84 @@ fn documents() -> Vec<Value> {
             "spec": {"hosts": ["api.example.com"], "ports": [{"name": "https", "port": 443, "appProtocol": "tls"}],
                 "resolution": "static", "endpoints": ["192.0.2.1"]},
         }),
+        http_route(),
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "calls", "namespace": "shop"},
+            "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "web", "sectionName": "http"}],
+                "rules": [{
+                    "matches": [
+                        {"method": {"service": "shop.v1.Cart", "method": "AddItem"}},
+                        {"method": {"type": "RegularExpression", "method": "Get.*"}, "headers": [{"name": "x-a", "value": "b"}]}],
+                    "filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "web", "port": 80}, "percent": 1}}],
+                    "backendRefs": [{"name": "web", "port": 80}]}]},
+        }),
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+            "metadata": {"name": "grant", "namespace": "shop"},
+            "spec": {
+                "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "lab"}],
+                "to": [{"group": "", "kind": "Service", "name": "web"}, {"group": "", "kind": "Service"}]},
+        }),
+        traffic_policy(),
     ]
+}
+
+fn traffic_policy() -> Value {
+    json!({
+        "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-31T12:00:00Z"},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "web", "sectionName": "http"}],
+            "loadBalancing": {
+                "algorithm": "ConsistentHash", "consistentHash": {"header": "x-a"}, "slowStart": "30s",
+                "locality": {"mode": "Prefer", "overflow": 70}, "subset": {"matchLabels": {"version": "v1"}}},
+            "retries": {
+                "attempts": 2, "on": ["ConnectFailure", "ServerError"], "codes": [429], "grpcStatus": ["unavailable", 8],
+                "nonIdempotent": true, "perTryTimeout": "1s", "backoff": {"base": "25ms", "max": "1s"},
+                "budget": {"percent": 20, "minPerSecond": 3}, "replayBytes": 1024, "hedging": {"after": "1s", "max": 2}},
+            "limits": {
+                "connections": 10, "requests": 20, "queue": {"length": 5, "timeout": "1s"},
+                "endpoint": {"connections": 3, "requests": 4},
+                "rates": [{"requests": 5, "per": "1s", "burst": 6, "by": "Caller"}]},
+            "outlierEjection": {
+                "consecutiveFailures": 5, "successRate": 80, "latencyFactor": 4, "interval": "10s", "minRequests": 5,
+                "time": {"base": "10s", "max": "1m"}, "maxPercent": 50, "panicPercent": 30},
+            "timeouts": {"request": "10s", "idle": "1m", "connect": "1s"},
+            "faults": [{
+                "headers": [{"name": "x-a", "value": "b|c", "type": "RegularExpression"}],
+                "delay": {"duration": "1s", "percent": 12.5}, "abort": {"status": 503, "percent": 1}}]},
+    })
+}
+
+fn http_route() -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-31T12:00:00Z"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}],
+            "hostnames": ["web.example", "*.web.example"],
+            "rules": [
+                {
+                    "name": "testers",
+                    "matches": [{
+                        "path": {"type": "PathPrefix", "value": "/cart"}, "method": "GET",
+                        "headers": [{"name": "X-Tester", "type": "RegularExpression", "value": "y|yes"}],
+                        "queryParams": [{"name": "debug", "value": "1"}]}],
+                    "filters": [
+                        {"type": "RequestHeaderModifier", "requestHeaderModifier": {
+                            "set": [{"name": "x-a", "value": "b"}], "add": [{"name": "x-c", "value": "d"}], "remove": ["x-e"]}},
+                        {"type": "URLRewrite", "urlRewrite": {
+                            "hostname": "cart.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}}],
+                    "backendRefs": [
+                        {"name": "web", "port": 80, "weight": 9},
+                        {"name": "web-next", "namespace": "lab", "port": 80, "weight": 1, "filters": [
+                            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["server"]}}]}],
+                    "timeouts": {"request": "10s", "backendRequest": "2s"},
+                    "retry": {"codes": [503], "attempts": 2, "backoff": "100ms"}},
+                {
+                    "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 301}}]}]},
+    })
 }
 
 /// Draws numbers from the seed of the test, the same every time.

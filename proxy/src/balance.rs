@@ -5,7 +5,7 @@
 //! among the endpoints there until one will do, and looks at all of them only if chance does not find one.
 
 mod draw;
-mod explain;
+pub(crate) mod explain;
 mod hash;
 mod load;
 mod locality;
@@ -17,7 +17,7 @@ use std::{
     net::IpAddr,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{
             AtomicU64, AtomicUsize,
             Ordering::{Acquire, Release},
@@ -70,12 +70,11 @@ pub(crate) struct Balancer {
     slow_start: u64,
     endpoint_limit: Option<u32>,
     overflow: u8,
-    subset: Labels,
     /// Those that the policy allows, the nearest first.
     members: Box<[Member]>,
     tiers: [Range<usize>; TIERS],
     /// For a consistent hash, one a tier.
-    tables: Option<Box<[Table; TIERS]>>,
+    tables: Option<[Arc<Table>; TIERS]>,
     /// The others.
     outside: Box<[Arc<Endpoint>]>,
     ejector: Ejector,
@@ -84,11 +83,13 @@ pub(crate) struct Balancer {
     facts: Arc<Facts>,
 }
 
-/// What outlives the balancers of one backend.
+/// What outlives the balancers of one backend. A snapshot has one balancer with it: the newest alone ejects.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     /// For `RoundRobin`: who is next. 0: nobody was first.
     cursor: AtomicUsize,
+    /// Those of the newest balancer: most snapshots are made because of other endpoints.
+    tables: Mutex<Vec<Arc<Table>>>,
     outlier: Arc<outlier::Facts>,
 }
 
@@ -168,12 +169,11 @@ impl Balancer {
         let members: Box<[Member]> = inside.into_iter().zip(healths).map(member).collect();
         let balancer = Self {
             tables: matches!(policy.algorithm, Algorithm::ConsistentHash(_))
-                .then(|| Box::new(tiers.clone().map(|tier| table(&members, tier)))),
+                .then(|| facts.tables(&members, &tiers)),
             algorithm: policy.algorithm.clone(),
             slow_start,
             endpoint_limit: settings.endpoint_limit,
             overflow,
-            subset: policy.subset.clone(),
             members,
             tiers,
             outside: outside.into_iter().cloned().collect(),
@@ -205,25 +205,23 @@ impl Balancer {
     /// A request had this result: the head of its answer came, or none will. What the caller gave up, and what was refused
     /// for what it asked, has none. A failure after the head is one more result.
     pub(crate) fn on_result(&self, in_flight: &mut InFlight, outcome: Outcome, now: Instant) {
-        let Some(mut attempt) = in_flight.attempt.take() else {
+        let Some(attempt) = &mut in_flight.attempt else {
             return;
         };
         let latency = now.saturating_duration_since(attempt.started);
-        let (load, ticks) = (in_flight.load(), ticks::millis(now));
-        match outcome {
-            Outcome::Success if !attempt.is_measured => load.on_success(latency, ticks),
-            Outcome::Success => {}
-            Outcome::Failure => load.on_failure(latency, ticks),
-        }
+        let (load, ticks) = (&in_flight.load, ticks::millis(now));
+        let is_first = !std::mem::replace(&mut attempt.is_answered, true);
         let probe = attempt.probe.take();
+        match outcome {
+            Outcome::Success if is_first => load.on_success(latency, ticks),
+            Outcome::Success => return,
+            Outcome::Failure => load.on_failure(is_first.then_some(latency), ticks),
+        }
         if probe.is_some() && outcome == Outcome::Success {
             load.on_recovery();
         }
-        let latency = (!attempt.is_measured).then_some(latency);
         self.ejector
             .on_result(&attempt.health, probe.as_ref(), outcome, latency, now);
-        attempt.is_measured = true;
-        in_flight.attempt = Some(attempt);
     }
 
     /// What is known of who is admitted; looked at again only if that has changed.
@@ -263,6 +261,22 @@ impl Balancer {
     }
 }
 
+impl Facts {
+    /// One a tier.
+    fn tables(&self, members: &[Member], tiers: &[Range<usize>; TIERS]) -> [Arc<Table>; TIERS] {
+        let mut known = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = |tier: &Range<usize>| {
+            let members = members.get(tier.clone()).unwrap_or_default();
+            let hashes: Vec<_> = members.iter().map(|member| member.hash).collect();
+            let same = known.iter().find(|table| table.is_for(&hashes));
+            same.cloned().unwrap_or_else(|| Arc::new(Table::new(hashes)))
+        };
+        let tables = tiers.each_ref().map(table);
+        *known = tables.to_vec();
+        tables
+    }
+}
+
 impl Picked<'_> {
     /// The request is sent there.
     pub(crate) fn begin(self, now: Instant) -> InFlight {
@@ -270,7 +284,7 @@ impl Picked<'_> {
             health: self.health.clone(),
             started: now,
             probe: self.probe,
-            is_measured: false,
+            is_answered: false,
         };
         InFlight::with(&self.endpoint.load, attempt)
     }
@@ -312,55 +326,6 @@ impl View {
 /// Whether there are all of them; none: always.
 fn has_all(labels: &Labels, subset: &Labels) -> bool {
     subset.is_empty() || labels.are_selected_by(subset)
-}
-
-fn table(members: &[Member], tier: Range<usize>) -> Table {
-    let members = members.get(tier).unwrap_or_default();
-    Table::new(&members.iter().map(|member| member.hash).collect::<Vec<_>>())
-}
-
-/// Picks the less loaded of two of `endpoints`, where there is no balancer: one that is not among `tried`. `None` if there is none left.
-pub(crate) fn pick<'a>(
-    endpoints: &'a [Arc<Endpoint>],
-    tried: &[Arc<str>],
-    rng: &mut impl Rng,
-) -> Option<&'a Arc<Endpoint>> {
-    if tried.is_empty() {
-        let (first, second) = two_of(endpoints.len(), rng)?;
-        return less_loaded(endpoints.get(first), endpoints.get(second));
-    }
-    let left: Vec<_> = endpoints
-        .iter()
-        .filter(|endpoint| !tried.contains(&endpoint.uid))
-        .collect();
-    let (first, second) = two_of(left.len(), rng)?;
-    less_loaded(left.get(first).copied(), left.get(second).copied())
-}
-
-/// Two different indices below `count`, the same one twice if there is but one: an endpoint drawn against itself
-/// would be picked however loaded it is.
-fn two_of(count: usize, rng: &mut impl Rng) -> Option<(usize, usize)> {
-    match count {
-        0 => None,
-        1 => Some((0, 0)),
-        _ => {
-            let first = rng.random_range(0..count);
-            let second = rng.random_range(0..count - 1);
-            Some((first, second + usize::from(second >= first)))
-        }
-    }
-}
-
-fn less_loaded<'a>(
-    first: Option<&'a Arc<Endpoint>>,
-    second: Option<&'a Arc<Endpoint>>,
-) -> Option<&'a Arc<Endpoint>> {
-    let (first, second) = (first?, second?);
-    Some(if second.load.in_flight() < first.load.in_flight() {
-        second
-    } else {
-        first
-    })
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub(crate) fn compile(
 ) -> Snapshot {
     let mut compiler = Compiler {
         mesh,
+        lookup: attach::Lookup::new(mesh),
         unready,
         facts,
         namespace,
@@ -76,6 +77,7 @@ pub(crate) fn compile(
 
 struct Compiler<'a> {
     mesh: &'a Mesh,
+    lookup: attach::Lookup<'a>,
     unready: &'a Unready,
     facts: &'a Facts,
     /// Of this proxy: routes of consumers hold for their own namespace.
@@ -150,14 +152,14 @@ impl Compiler<'_> {
 
     /// `None`: the service has no routes.
     fn routes(&self, service: &Service, port: &ServicePort) -> Option<route::Table> {
-        let routes = attach::routes(self.mesh, service, port, self.namespace);
+        let routes = attach::routes(&self.lookup, service, port, self.namespace);
         let mut resolve = |route: &Route, target: &BackendTarget| self.resolve(route, target);
         (!routes.is_empty()).then(|| route::Table::compile(&routes, &mut resolve))
     }
 
     /// Where a reference of a route leads.
     fn resolve(&self, route: &Route, target: &BackendTarget) -> Result<Arc<Backend>, Unresolved> {
-        let (service, port) = attach::backend(self.mesh, route, target)?;
+        let (service, port) = attach::backend(&self.lookup, route, target)?;
         let backend = self.backends.get(&(service.name.clone(), port.port));
         backend.cloned().ok_or_else(|| Unresolved {
             reason: "unsupported_protocol",
@@ -186,7 +188,7 @@ impl Compiler<'_> {
         Backend {
             policy: self.policy(
                 format!("service {name}:{}", port.port),
-                attach::policy(self.mesh, &service.name, port),
+                attach::policy(&self.lookup, &service.name, port),
                 port.protocol,
                 &endpoints,
             ),
@@ -217,7 +219,7 @@ impl Compiler<'_> {
                 let Some(target) = port.target_at(own).map(|target| target.port) else {
                     continue;
                 };
-                let effective = attach::policy(self.mesh, &service.name, port);
+                let effective = attach::policy(&self.lookup, &service.name, port);
                 let key = format!("{}:{}", service.name, port.port);
                 let guard = Guard::new(&effective.limits, || self.facts.guards.of(key.into()));
                 if let Some(port) = inbound.ports.iter_mut().find(|port| port.port == target) {

@@ -59,18 +59,18 @@ impl Deadline {
             .or_earlier(caller.map_or(Self::NONE, |left| Self::within(now, left)))
     }
 
-    /// Of a request from the mesh, which may say what the caller's sidecar has left for it.
+    /// Of a request from the mesh, which may say what the caller's sidecar has left for it. The clock is read only then.
     ///
     /// # Errors
     /// `weft-timeout` is malformed.
-    pub(crate) fn of_inbound(now: Instant, headers: &HeaderMap) -> Result<Self, Failure> {
+    pub(crate) fn of_inbound(headers: &HeaderMap, now: impl FnOnce() -> Instant) -> Result<Self, Failure> {
         let mut values = headers.get_all(WEFT_TIMEOUT).iter();
         let Some(value) = values.next() else {
             return Ok(Self::NONE);
         };
         let left = parse_millis(value.as_bytes()).filter(|_| values.next().is_none());
         let left = left.ok_or(Failure::BadField("weft-timeout"))?;
-        Ok(Self::within(now, left))
+        Ok(Self::within(now(), left))
     }
 
     /// The earlier of the two.
@@ -147,4 +147,204 @@ fn number(digits: &[u8], max: usize) -> Option<u64> {
     let is_number = (1..=max).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
     text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn headers(fields: &[(HeaderName, &[u8])]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        headers
+    }
+
+    fn inbound(now: Instant, values: &[&[u8]]) -> Result<Option<Duration>, &'static str> {
+        let fields: Vec<_> = values.iter().map(|value| (WEFT_TIMEOUT, *value)).collect();
+        let deadline = Deadline::of_inbound(&headers(&fields), || now);
+        deadline
+            .map(|deadline| deadline.left(now))
+            .map_err(|failure| failure.reason())
+    }
+
+    #[test]
+    fn the_earliest_counts_and_zero_is_none() {
+        let now = Instant::now();
+        let grpc = headers(&[(GRPC_TIMEOUT, b"3S")]);
+        let left = |route: Option<u32>, policy: Option<u32>, headers: &HeaderMap, is_grpc| {
+            let seconds = |count: u32| SECOND * count;
+            let (route, policy) = (route.map(seconds), policy.map(seconds));
+            Deadline::of_request(now, route, policy, headers, is_grpc)
+                .left(now)
+                .map(|left| left.as_secs())
+        };
+        let none = HeaderMap::new();
+        assert_eq!(left(None, None, &none, true), None);
+        assert_eq!(left(Some(0), Some(0), &none, true), None);
+        assert_eq!(left(Some(5), None, &none, true), Some(5));
+        assert_eq!(left(Some(5), Some(4), &none, true), Some(4));
+        assert_eq!(left(Some(0), Some(4), &none, true), Some(4));
+        assert_eq!(left(Some(5), Some(4), &grpc, true), Some(3));
+        assert_eq!(left(Some(2), Some(4), &grpc, true), Some(2));
+        assert_eq!(left(None, None, &grpc, true), Some(3));
+        assert_eq!(left(None, None, &grpc, false), None, "it is not gRPC");
+    }
+
+    #[test]
+    fn a_try_has_no_longer_than_the_request() {
+        let now = Instant::now();
+        let request = Deadline::after(now, Some(5 * SECOND));
+        let left = |deadline: Deadline| deadline.left(now).map(|left| left.as_secs());
+        assert_eq!(left(request.of_try(now, None, None)), Some(5));
+        assert_eq!(left(request.of_try(now, Some(9 * SECOND), None)), Some(5));
+        assert_eq!(
+            left(request.of_try(now, Some(3 * SECOND), Some(2 * SECOND))),
+            Some(2)
+        );
+        assert_eq!(
+            left(Deadline::NONE.of_try(now, Some(Duration::ZERO), Some(SECOND))),
+            Some(1)
+        );
+        assert_eq!(left(Deadline::NONE.of_try(now, None, None)), None);
+        assert!(!request.is_over(now));
+        assert!(request.is_over(now + 5 * SECOND));
+        assert_eq!(request.left(now + 6 * SECOND), Some(Duration::ZERO));
+        assert!(!Deadline::NONE.is_over(now));
+    }
+
+    #[test]
+    fn a_grpc_timeout_is_up_to_eight_digits_and_a_unit() {
+        for (value, nanos) in [
+            (&b"1n"[..], 1),
+            (b"2u", 2_000),
+            (b"3m", 3_000_000),
+            (b"4S", 4_000_000_000),
+            (b"5M", 300_000_000_000),
+            (b"6H", 21_600_000_000_000),
+            (b"00000001S", 1_000_000_000),
+            (b"99999999m", 99_999_999_000_000),
+            (b"0n", 0),
+        ] {
+            assert_eq!(parse_grpc(value), Some(Duration::from_nanos(nanos)), "{value:?}");
+        }
+        for value in [
+            &b""[..],
+            b"S",
+            b"1",
+            b"1s",
+            b"1h",
+            b"1 S",
+            b" 1S",
+            b"+1S",
+            b"-1S",
+            b"1.5S",
+            b"1SS",
+            b"000000001S",
+            b"123456789n",
+            b"\xff\xffS",
+            b"1\xc2\xb5",
+        ] {
+            assert_eq!(parse_grpc(value), None, "{value:?}");
+        }
+        let now = Instant::now();
+        let forever = headers(&[(GRPC_TIMEOUT, b"99999999H")]);
+        assert_eq!(
+            Deadline::of_request(now, None, None, &forever, true),
+            Deadline::NONE
+        );
+        let malformed = headers(&[(GRPC_TIMEOUT, b"soon")]);
+        assert_eq!(
+            Deadline::of_request(now, None, None, &malformed, true),
+            Deadline::NONE
+        );
+        let over = headers(&[(GRPC_TIMEOUT, b"0n")]);
+        assert!(Deadline::of_request(now, None, None, &over, true).is_over(now));
+    }
+
+    #[test]
+    fn what_a_peer_says_is_digits_alone_and_said_once() {
+        let now = Instant::now();
+        assert_eq!(inbound(now, &[]), Ok(None));
+        assert_eq!(inbound(now, &[b"1500"]), Ok(Some(SECOND * 3 / 2)));
+        assert_eq!(inbound(now, &[b"0"]), Ok(Some(Duration::ZERO)));
+        assert_eq!(
+            inbound(now, &[b"999999999999999"]),
+            Ok(None),
+            "as good as without limit"
+        );
+        for value in [
+            &b""[..],
+            b"+1",
+            b"-1",
+            b" 1",
+            b"1ms",
+            b"1.0",
+            b"1000000000000000",
+            b"\xff",
+        ] {
+            assert_eq!(inbound(now, &[value]), Err("bad_field"), "{value:?}");
+        }
+        assert_eq!(inbound(now, &[b"1", b"1"]), Err("bad_field"));
+    }
+
+    #[test]
+    fn the_next_hop_is_told_what_is_left() {
+        let now = Instant::now();
+        let mut told = headers(&[(GRPC_TIMEOUT, b"10S"), (WEFT_TIMEOUT, b"7")]);
+        Deadline::NONE.tell(now, &mut told, true);
+        assert_eq!(told[GRPC_TIMEOUT], "10S", "it is the caller's own");
+        let deadline = Deadline::after(now, Some(10 * SECOND));
+        deadline.tell(now + SECOND, &mut told, false);
+        assert_eq!(
+            (&told[WEFT_TIMEOUT], &told[GRPC_TIMEOUT]),
+            (&"9000".parse().unwrap(), &"10S".parse().unwrap())
+        );
+        deadline.tell(now + SECOND, &mut told, true);
+        assert_eq!(told[GRPC_TIMEOUT], "9000000u");
+        deadline.tell(now + 10 * SECOND, &mut told, true);
+        assert_eq!(
+            (told.get_all(WEFT_TIMEOUT).iter().count(), &told[WEFT_TIMEOUT]),
+            (1, &"1".parse().unwrap())
+        );
+        assert_eq!(told[GRPC_TIMEOUT], "1n");
+    }
+
+    proptest! {
+        #[test]
+        fn a_grpc_timeout_that_is_told_is_read_again_and_never_longer(nanos in prop_oneof![
+            1..1_000_000_000_u64,
+            1..MAX.as_nanos() as u64,
+        ]) {
+            let left = Duration::from_nanos(nanos);
+            let value = grpc_timeout(left).unwrap();
+            prop_assert!(value.len() <= 9, "{value:?}");
+            let read = parse_grpc(value.as_bytes()).unwrap();
+            prop_assert!(read <= left);
+            // Eight digits are exact to a ten-millionth, but where the next unit has few.
+            prop_assert!(left - read <= left / 100_000, "{left:?} became {value:?}");
+        }
+
+        #[test]
+        fn what_is_told_to_a_sidecar_is_read_again(millis in 1..MAX.as_millis() as u64) {
+            let now = Instant::now();
+            let mut told = HeaderMap::new();
+            Deadline::after(now, Some(Duration::from_millis(millis))).tell(now, &mut told, false);
+            let read = Deadline::of_inbound(&told, || now).unwrap();
+            prop_assert_eq!(read.left(now), Some(Duration::from_millis(millis)));
+        }
+
+        #[test]
+        fn nothing_that_a_header_can_hold_is_trouble(value in "[0-9numSMH+. -]{0,20}") {
+            let now = Instant::now();
+            let headers = headers(&[(GRPC_TIMEOUT, value.as_bytes()), (WEFT_TIMEOUT, value.as_bytes())]);
+            let _ = Deadline::of_request(now, None, None, &headers, true).left(now);
+            let _ = Deadline::of_inbound(&headers, || now);
+        }
+    }
 }

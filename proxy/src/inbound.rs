@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::Poll,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -25,12 +26,13 @@ use weft_transport::{
 use crate::{
     authorize::authorize,
     body::InboundBody,
+    deadline::Deadline,
     local::{
         HttpVersion,
         body::{expects_continue, on_continue},
         headers::{clean_response, clean_trailers},
     },
-    respond::{self, Failure, is_grpc},
+    respond::{self, Failure, Late, is_grpc},
     snapshot::{InboundPort, Snapshot},
     telemetry::Record,
     worker::Worker,
@@ -73,7 +75,11 @@ struct Unanswered {
 
 /// What a request asks of the application.
 enum Plan {
-    Request(InboundPort, HttpVersion),
+    Request {
+        port: InboundPort,
+        version: HttpVersion,
+        deadline: Deadline,
+    },
     WebSocket(InboundPort),
     Tcp(InboundPort),
 }
@@ -92,12 +98,19 @@ fn plan(snapshot: &Snapshot, caller: &SpiffeId, head: &RequestHead) -> Result<Pl
         return Err(Failure::Unsupported("a request to a UDP port"));
     }
     authorize(inbound, caller).map_err(|denied| Failure::Denied(denied.rule))?;
+    if !port.guards.is_empty() {
+        let now = Instant::now();
+        port.guards
+            .iter()
+            .try_for_each(|guard| guard.admit(caller, now))?;
+    }
     Ok(match head.protocol {
         None if is_tcp => Plan::Tcp(port),
-        None => {
-            let version = version(head, &port)?;
-            Plan::Request(port, version)
-        }
+        None => Plan::Request {
+            version: version(head, &port)?,
+            deadline: Deadline::of_inbound(&head.headers, Instant::now)?,
+            port,
+        },
         Some(Protocol::WebSocket) => Plan::WebSocket(port),
         Some(Protocol::ConnectUdp) => return Err(Failure::Unsupported("UDP")),
     })
@@ -151,7 +164,11 @@ async fn carry_out(
 ) -> Result<(), Unanswered> {
     set_mesh_fields(&mut head.headers, caller);
     match plan {
-        Plan::Request(port, version) => request(worker, &port, version, head, stream, record).await,
+        Plan::Request {
+            port,
+            version,
+            deadline,
+        } => request(worker, &port, version, deadline, head, stream, record).await,
         // Boxed: what is rare must not make the future of every request larger.
         Plan::WebSocket(port) => Box::pin(tunnel::websocket(worker, &port, head, stream, record)).await,
         Plan::Tcp(port) => Box::pin(tunnel::tcp(worker, &port, stream, record)).await,
@@ -187,6 +204,7 @@ async fn request(
     worker: &Worker,
     port: &InboundPort,
     version: HttpVersion,
+    deadline: Deadline,
     head: RequestHead,
     stream: RequestStream,
     record: &mut Record,
@@ -206,6 +224,11 @@ async fn request(
         response = worker.apps.send(port.address, version, request) => Some(response),
         // A caller that gave up must not keep the application busy.
         () = beside(&mut send, continued) => None,
+        // Nor one that waits no longer.
+        () = over(deadline) => {
+            let failure = Failure::TimedOut(Late::Request);
+            return Err(Unanswered { failure, send });
+        }
     };
     let response = match response {
         Some(Ok(response)) => response,
@@ -223,6 +246,15 @@ async fn request(
     let sent = send_response(&mut send, &method, response, record).await;
     record.add_received(received.get());
     finish(sent, send, record)
+}
+
+/// Resolves at the deadline.
+async fn over(deadline: Deadline) {
+    match deadline.at() {
+        // Boxed: most requests have none.
+        Some(at) => Box::pin(tokio::time::sleep_until(at.into())).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// While the application works: passes its 100 on, and resolves when the caller gives up.

@@ -5,6 +5,8 @@ mod admin;
 mod app;
 mod authorize;
 mod balance;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod body;
 mod capture;
 mod check;

@@ -97,14 +97,14 @@ impl Ejector {
         (ejector, healths)
     }
 
-    /// A request had this result at an endpoint. A probe's decides whether that comes back; others of an endpoint that is
+    /// A request had this result at an endpoint, after so long. A probe's decides whether that comes back; others of an endpoint that is
     /// ejected began before that, or in a panic, and count for nothing.
     pub(crate) fn on_result(
         &self,
         health: &Health,
         probe: Option<&Probe>,
         outcome: Outcome,
-        latency: Option<Duration>,
+        latency: Duration,
         now: Instant,
     ) {
         if !self.is_on() {
@@ -123,8 +123,7 @@ impl Ejector {
             return;
         }
         if self.watches_intervals() {
-            let micros = |latency: Duration| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-            health.count((outcome == Outcome::Success).then(|| latency.map_or(0, micros)));
+            health.count((outcome == Outcome::Success).then_some(latency));
         }
         match outcome {
             Outcome::Success => health.end_failures(),
@@ -308,3 +307,6 @@ impl Members {
         endpoints.iter().map(member).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 mod after;
 mod backoff;
 mod budget;
+#[cfg(test)]
+mod model;
 mod outcome;
 mod tried;
 
@@ -223,4 +225,115 @@ fn is_idempotent(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_transport::ErrorKind;
+
+    use super::*;
+
+    /// A request that was sent so often.
+    fn tried(reached: u32) -> Tried {
+        Tried::counted(reached, 0)
+    }
+
+    #[test]
+    fn a_silent_peer_is_left_only_for_another() {
+        let retries = Retries::default();
+        let policy = Policy::new(&retries, None);
+        assert!(policy.leaves_silent(&Method::GET, &tried(0), 2));
+        assert!(
+            !policy.leaves_silent(&Method::GET, &tried(0), 1),
+            "there is no other"
+        );
+        assert!(
+            !policy.leaves_silent(&Method::POST, &tried(0), 2),
+            "it may have been acted on"
+        );
+        assert!(policy.leaves_silent(&Method::GET, &tried(1), 100));
+        assert!(
+            !policy.leaves_silent(&Method::GET, &tried(2), 100),
+            "this is the last try"
+        );
+    }
+
+    #[test]
+    fn hedges_are_tries_that_may_reach_an_application() {
+        let mut retries = Retries::default();
+        let after = Duration::from_millis(50);
+        assert!(
+            Policy::new(&retries, None)
+                .hedging(&Method::GET, &tried(0))
+                .is_none()
+        );
+        retries.hedging = Some(Hedging::new(after, 3));
+        let beside = |method, reached| {
+            let hedging = Policy::new(&retries, None).hedging(method, &tried(reached));
+            hedging.map(|hedging| hedging.max)
+        };
+        assert_eq!(beside(&Method::GET, 0), Some(2), "as many as there are attempts");
+        assert_eq!(beside(&Method::GET, 1), Some(1));
+        assert_eq!(beside(&Method::GET, 2), None);
+        assert_eq!(beside(&Method::POST, 0), None);
+        assert_eq!(beside(&Method::CONNECT, 0), None);
+    }
+
+    #[test]
+    fn zero_is_no_limit_of_a_try() {
+        let mut retries = Retries::default();
+        retries.per_try_timeout = Some(Duration::ZERO);
+        assert_eq!(Policy::new(&retries, None).per_try_timeout(), None);
+        retries.per_try_timeout = Some(Duration::from_secs(1));
+        assert_eq!(
+            Policy::new(&retries, None).per_try_timeout(),
+            Some(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn the_reason_of_giving_up_is_the_first_that_holds() {
+        let retries = Retries::default();
+        let lost = Outcome::Lost;
+        let rng = &mut rand::rng();
+        let mut give_up = |outcome, method: &Method, reached, can_replay, left, has_budget| {
+            let tried = tried(reached);
+            let progress = Progress {
+                method,
+                tried: &tried,
+                can_replay,
+                left,
+                retry_after: Some(Duration::from_secs(9)),
+            };
+            match decide(
+                Policy::new(&retries, None),
+                outcome,
+                &progress,
+                || has_budget,
+                rng,
+            ) {
+                Decision::GiveUp(reason) => reason.reason(),
+                Decision::Retry { .. } => "retry",
+            }
+        };
+        let answer = Outcome::Answered {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            grpc: None,
+        };
+        let closed = Outcome::from(&weft_transport::Error::from(ErrorKind::Closed));
+        assert_eq!(give_up(lost, &Method::GET, 1, true, None, true), "retry");
+        assert_eq!(give_up(answer, &Method::GET, 1, true, None, true), "final");
+        assert_eq!(give_up(closed, &Method::GET, 1, true, None, true), "final");
+        assert_eq!(
+            give_up(lost, &Method::POST, 1, true, None, true),
+            "not_idempotent"
+        );
+        assert_eq!(give_up(lost, &Method::GET, 3, true, None, true), "attempts");
+        assert_eq!(give_up(lost, &Method::GET, 1, false, None, true), "body_not_kept");
+        assert_eq!(
+            give_up(lost, &Method::GET, 1, true, Some(Duration::ZERO), true),
+            "deadline"
+        );
+        assert_eq!(give_up(lost, &Method::GET, 1, true, None, false), "budget");
+    }
 }

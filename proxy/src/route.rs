@@ -134,3 +134,241 @@ impl Table {
         self.rules.iter().map(|rule| &**rule)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::model::route::{RouteKind, RouteMatch};
+
+    use super::{
+        testing::{Get, grpc, hostname, http, route, table},
+        *,
+    };
+
+    /// One rule for each match, in one route.
+    fn http_table(matches: Vec<RouteMatch>) -> Table {
+        let rules = matches.into_iter().map(|wanted| vec![wanted]);
+        table(&[route(RouteKind::Http, "shop/web", rules.collect())])
+    }
+
+    fn find(table: &Table, request: &Get) -> Option<String> {
+        let found = table.find(&request.asked())?;
+        Some(format!("{} {}", found.rule.route, found.rule.name))
+    }
+
+    /// The number of the rule that it finds; `None`: 404.
+    fn rule(table: &Table, method: &str, target: &str, headers: &[&str]) -> Option<usize> {
+        let request = Get::new(method, target, headers);
+        let found = table.find(&request.asked())?;
+        Some(found.rule.name.parse().unwrap())
+    }
+
+    #[test]
+    fn a_match_precedes_by_the_standards_list() {
+        // Each precedes the next one, whatever the next one has that is further down the list.
+        let list = vec![
+            http("=/a/b", None, &[], &[]),
+            http("~/a/[b]|.+", None, &[], &[]),
+            http("~/a/.+", Some("GET"), &["x=1", "y=1"], &["q=1", "r=1"]),
+            http("/a/b", None, &[], &[]),
+            http("/a", Some("GET"), &[], &[]),
+            http("/a", None, &["x=1", "y=1"], &[]),
+            http("/a", None, &["x=1"], &["q=1", "r=1"]),
+            http("/a", None, &["x=1"], &["q=1"]),
+            http("/a", None, &["y=1"], &["q=1"]),
+            http("/a", None, &[], &["q=1", "r=1"]),
+            http("/a", None, &[], &["q=1"]),
+            http("/a", None, &[], &[]),
+            http("/", Some("GET"), &["x=1", "y=1"], &["q=1", "r=1"]),
+            http("/", None, &[], &[]),
+        ];
+        for from in 0..list.len() {
+            let left: Vec<RouteMatch> = list[from..].to_vec();
+            let find = |table| rule(&table, "GET", "web/a/b?q=1&r=1", &["x=1", "y=1"]);
+            assert_eq!(find(http_table(left.clone())), Some(0), "{from}");
+            // Two that tie are in the order of the document; of no others the order decides.
+            if ![7, 8].contains(&from) {
+                let reversed = left.iter().rev().cloned().collect();
+                assert_eq!(find(http_table(reversed)), Some(left.len() - 1), "{from}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_precedes_by_the_standards_list() {
+        let list = [
+            grpc(Some("=shop.Cart"), Some("=Add"), &[]),
+            grpc(Some("=shop.Cart"), Some("~A.*|x"), &[]),
+            grpc(Some("=shop.Cart"), Some("~A.*"), &["x=1"]),
+            grpc(Some("=shop.Cart"), None, &["x=1"]),
+            grpc(Some("=shop.Cart"), None, &[]),
+            grpc(Some("~shop.*"), Some("=Add"), &["x=1"]),
+            grpc(None, Some("=Add"), &["x=1"]),
+            grpc(None, Some("=Add"), &[]),
+            grpc(None, None, &["x=1"]),
+            grpc(None, None, &[]),
+        ];
+        for from in 0..list.len() {
+            let rules = list[from..].iter().rev().map(|wanted| vec![wanted.clone()]);
+            let table = table(&[route(RouteKind::Grpc, "shop/cart", rules.collect())]);
+            let found = rule(&table, "POST", "cart/shop.Cart/Add", &["x=1"]);
+            assert_eq!(found, Some(list.len() - from - 1), "{from}");
+        }
+    }
+
+    #[test]
+    fn hostnames_come_first_and_what_fits_none_goes_on() {
+        let one = |name: &str, host: &[&str], path: &str| {
+            let mut made = route(RouteKind::Http, name, vec![vec![http(path, None, &[], &[])]]);
+            made.hostnames = host.iter().map(|host| hostname(host)).collect();
+            made
+        };
+        let table = table(&[
+            one("shop/any", &[], "=/exact"),
+            one("shop/wide", &["*.example"], "/"),
+            one("shop/narrow", &["*.a.example"], "/n"),
+            one("shop/exact", &["x.a.example", "y.example"], "/e"),
+        ]);
+        for (target, ought) in [
+            ("x.a.example/e", Some("shop/exact 0")),
+            ("x.a.example/n", Some("shop/narrow 0")),
+            ("x.a.example/exact", Some("shop/wide 0")),
+            ("x.y.a.example/n", Some("shop/narrow 0")),
+            ("a.example/n", Some("shop/wide 0")),
+            ("y.example/e", Some("shop/exact 0")),
+            ("example/exact", Some("shop/any 0")),
+            ("example/e", None),
+            ("xexample/exact", Some("shop/any 0")),
+            (".example/exact", Some("shop/any 0")),
+        ] {
+            assert_eq!(
+                find(&table, &Get::new("GET", target, &[])).as_deref(),
+                ought,
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_routes_that_tie_the_first_one_has_it() {
+        let one = |name, rules| route(RouteKind::Http, name, rules);
+        let rule = || vec![http("/", None, &["x=1"], &[])];
+        let table = table(&[
+            one("shop/old", vec![rule(), rule()]),
+            one("shop/new", vec![rule()]),
+        ]);
+        let found = find(&table, &Get::new("GET", "web/", &["x=1"]));
+        assert_eq!(found.as_deref(), Some("shop/old 0"));
+    }
+
+    #[test]
+    fn an_empty_table_finds_nothing() {
+        assert_eq!(rule(&table(&[]), "GET", "web/", &[]), None);
+        assert_eq!(
+            rule(&http_table(vec![http("/a", None, &[], &[])]), "GET", "web/", &[]),
+            None
+        );
+    }
+
+    #[test]
+    fn prefixes_are_found_however_deep() {
+        let deep = |elements: usize| "/a".repeat(elements);
+        let depths = [1, 2, 31, 32, 33, 34, 200];
+        let matches = depths.map(|depth| http(&deep(depth), None, &[], &[]));
+        let table = http_table(matches.to_vec());
+        for elements in 1..210 {
+            let ought = depths.iter().rposition(|depth| *depth <= elements);
+            assert_eq!(rule(&table, "GET", &format!("web{}", deep(elements)), &[]), ought);
+            let longer = format!("web{}a", deep(elements));
+            let ought = depths.iter().rposition(|depth| *depth < elements);
+            assert_eq!(rule(&table, "GET", &longer, &[]), ought, "{elements}");
+        }
+    }
+
+    #[test]
+    fn many_matches_of_one_path_are_told_apart() {
+        // By value, and by name, with fewer and with more names than the request has.
+        for names in [1, 3, 100] {
+            let header = |at: usize| format!("x-{}=v{at}", at % names);
+            let query = |at: usize| format!("p{}=v{at}", at % names);
+            let by_header = (0..300).map(|at| http("/", None, &[&header(at)], &[]));
+            let by_query = (0..300).map(|at| http("/", None, &[], &[&query(at)]));
+            let table = http_table(by_header.chain(by_query).collect());
+            for at in 0..300 {
+                let noise = ["accept=text/plain", "user-agent=x"];
+                let headers = [noise[0], &header(at), noise[1]];
+                assert_eq!(rule(&table, "GET", "web/?a=1&b=2", &headers), Some(at));
+                let target = format!("web/?a=1&{}&b=2", query(at));
+                assert_eq!(rule(&table, "GET", &target, &noise), Some(300 + at));
+                // The first of a name counts.
+                let target = format!("web/?p{}=none&{}", at % names, query(at));
+                assert_eq!(rule(&table, "GET", &target, &noise), None);
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_are_found_where_the_automaton_gives_up() {
+        // Word boundaries of other letters than ASCII's are beyond it, and so is what fills its memory.
+        let words = (0..20).map(|at| http(&format!("~/w{at}\\b.*"), None, &[], &[]));
+        let wide = (20..60).map(|at| http(&format!("~.*[xyz].{{12}}q{at}.*"), None, &[], &[]));
+        let table = http_table(words.chain(wide).collect());
+        assert_eq!(rule(&table, "GET", "web/w7-\u{e9}", &[]), Some(7));
+        assert_eq!(rule(&table, "GET", "web/w7\u{e9}", &[]), None);
+        let mut noise = 1_u32;
+        for at in 0..400 {
+            let noise: String = (0..40)
+                .map(|_| {
+                    noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    ['x', 'a', 'y', 'b', 'z'][(noise >> 16) as usize % 5]
+                })
+                .collect();
+            let wanted = 20 + at % 40;
+            let target = format!("web/{noise}x{}q{wanted}/", "a".repeat(12));
+            assert_eq!(rule(&table, "GET", &target, &[]), Some(wanted));
+        }
+    }
+
+    #[test]
+    fn what_a_request_lacks_is_told() {
+        let mut other = route(
+            RouteKind::Http,
+            "shop/other",
+            vec![vec![http("/", None, &[], &[])]],
+        );
+        other.hostnames = vec![hostname("other.example")];
+        let rules = vec![
+            vec![http("/b", None, &[], &[])],
+            vec![http("/a", Some("POST"), &[], &[])],
+            vec![
+                http("/a", None, &["x=1", "y=1"], &[]),
+                http("/a", None, &[], &["q=1"]),
+            ],
+            vec![http("/a", None, &[], &[])],
+        ];
+        let table = table(&[other, route(RouteKind::Http, "shop/web", rules)]);
+        let request = Get::new("GET", "web/a", &["x=1"]);
+        let explained = table.explain(&request.asked());
+        let told: Vec<_> = explained
+            .iter()
+            .map(|considered| (&*considered.rule.name, considered.number, considered.outcome))
+            .collect();
+        let y = ::http::HeaderName::from_static("y");
+        assert_eq!(
+            told,
+            [
+                ("1", 0, Err(Mismatch::Method)),
+                ("2", 0, Err(Mismatch::Header(&y))),
+                ("2", 1, Err(Mismatch::Query("q"))),
+                ("0", 0, Err(Mismatch::Path)),
+                ("3", 0, Ok(())),
+                ("0", 0, Err(Mismatch::Host)),
+            ]
+        );
+        let rules = vec![vec![grpc(Some("=s"), Some("=M"), &[])]];
+        let table = super::testing::table(&[route(RouteKind::Grpc, "shop/cart", rules)]);
+        let told = |target| table.explain(&Get::new("POST", target, &[]).asked())[0].outcome;
+        assert_eq!(told("cart/s/M"), Ok(()));
+        assert_eq!(told("cart/s/N"), Err(Mismatch::GrpcMethod));
+        assert_eq!(told("cart/t/M"), Err(Mismatch::Path));
+    }
+}

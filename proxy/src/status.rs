@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, OnceLock},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use weft_transport::{
 
 use crate::{
     admin::{self, Pages, Questions, Readiness, Report, Workers},
+    balance::Eligibility,
     capture::watch::Health,
     config::Config,
     control::{ControlState, keeper::RotationState},
@@ -24,7 +25,7 @@ use crate::{
     explain::Explainer,
     memory,
     metrics::{ControlFigures, Metrics, PathFigures, TransportFigures, UPKEEP},
-    snapshot::{Backend, Reach, Snapshot},
+    snapshot::{Frontend, Reach, Snapshot},
     worker::Worker,
 };
 
@@ -244,7 +245,7 @@ impl Serving {
             "identity": { "spiffeId": svid.id().as_str(), "notAfter": seconds(svid.not_after()) },
             "mesh": mesh(&snapshot),
             "inbound": inbound(&snapshot),
-            "backends": snapshot.frontends().map(|(destination, frontend)| show(&destination, &frontend.backend)).collect::<Vec<_>>(),
+            "backends": snapshot.frontends().map(|(destination, frontend)| show(&destination, frontend)).collect::<Vec<_>>(),
             "outside": snapshot.externals().map(|(host, external)| json!({
                 "host": host,
                 "name": &*external.name,
@@ -386,27 +387,37 @@ fn inbound(snapshot: &Snapshot) -> Value {
     })
 }
 
-fn show(destination: &str, backend: &Backend) -> Value {
-    let endpoint = |endpoint: &Arc<crate::snapshot::Endpoint>| {
+fn show(destination: &str, frontend: &Frontend) -> Value {
+    let backend = &frontend.backend;
+    let endpoint = |eligibility: Eligibility| {
+        let endpoint = &eligibility.endpoint;
         let (address, transport) = match &endpoint.reach {
             Reach::Mesh(peer) => (peer.address, "h3"),
             Reach::Plain(address) => (*address, "plaintext"),
         };
-        json!({
-            "workload": &*endpoint.uid,
-            "address": address.to_string(),
-            "transport": transport,
-            "port": endpoint.port,
-            "identity": endpoint.identity().map(|identity| identity.as_str()),
-            "inFlight": endpoint.load.in_flight(),
-        })
+        let mut shown = eligibility.to_json();
+        if let Value::Object(shown) = &mut shown {
+            shown.insert("address".to_owned(), json!(address.to_string()));
+            shown.insert("transport".to_owned(), json!(transport));
+            shown.insert("version".to_owned(), json!(endpoint.version.as_deref()));
+            let identity = endpoint.identity().map(|identity| identity.as_str());
+            shown.insert("identity".to_owned(), json!(identity));
+        }
+        shown
     };
+    let endpoints = backend.policy.balancer.explain(Instant::now());
+    let rules = frontend.routes.iter().flat_map(|table| table.rules());
     json!({
         "destination": destination,
         "name": &*backend.name,
         "port": backend.port,
         "protocol": backend.protocol.as_str(),
-        "endpoints": backend.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "rules": rules.map(|rule| json!(&*rule.label)).collect::<Vec<_>>(),
+        "endpoints": endpoints.into_iter().map(endpoint).collect::<Vec<_>>(),
+        "requestsInFlight": backend.policy.facts.requests.in_flight(),
+        "requestsWaiting": backend.policy.facts.requests.waiting(),
+        "connections": backend.policy.facts.connections.get(),
+        "policies": backend.policy.sources.iter().map(|(section, name)| (*section, name.to_string())).collect::<std::collections::BTreeMap<_, _>>(),
         "unmeshedDenied": backend.unmeshed_denied,
         "notReady": backend.unready,
     })

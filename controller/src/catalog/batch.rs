@@ -11,7 +11,7 @@ use weft_proto::{
 };
 
 use super::{
-    CatalogError, Changed, Condition, Operation, Origin, Revision, Stored, Transaction, audit, record,
+    CatalogError, Changed, Condition, Operation, Origin, Revision, Stored, Transaction, age, audit, record,
 };
 use crate::fleet::Registered;
 
@@ -74,10 +74,12 @@ struct Before {
 }
 
 impl Batch {
-    /// Of documents: what proxies registered is not theirs to change.
-    pub(super) fn new(items: Vec<Item>, state: &super::State) -> Result<Self, CatalogError> {
+    /// Of documents, those that are new made now: what proxies registered is not theirs to change.
+    pub(super) fn new(items: Vec<Item>, state: &super::State, now: i64) -> Result<Self, CatalogError> {
         let rows = items.into_iter().map(|item| {
-            let row = Row::new(item, state);
+            let mut row = Row::new(item, state);
+            let before = row.before.as_ref().map(|before| &before.parsed.model);
+            row.item = age::dated(row.item, before, now);
             match &row.before {
                 Some(before) if before.stored.origin != Origin::Document => {
                     Err(CatalogError::Registered(row.item.key().clone()))

@@ -55,7 +55,9 @@ impl Stored {
                 Model::Service(service) => service.into(),
                 Model::Workload(workload) => workload.into(),
                 Model::ExternalService(external) => external.into(),
-                Model::Route(_) | Model::ReferenceGrant(_) | Model::TrafficPolicy(_) => Meaning::MeshConfig,
+                Model::Route(route) => route.into(),
+                Model::ReferenceGrant(grant) => grant.into(),
+                Model::TrafficPolicy(policy) => policy.into(),
             },
         }
     }

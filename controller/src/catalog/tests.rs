@@ -47,7 +47,7 @@ impl Place {
 
     async fn names(&self) -> Vec<String> {
         let (documents, _) = self.catalog.list(|_, _| true).await;
-        documents.iter().map(|(key, _)| key.to_string()).collect()
+        documents.iter().map(|listed| listed.key.to_string()).collect()
     }
 
     async fn audited(&self) -> Vec<(String, String, u64, u64)> {
@@ -63,6 +63,13 @@ impl Place {
 fn service(name: &str, port: u32) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: web}}, ports: [{{port: {port}}}]}}\n---\n"
+    )
+}
+
+/// A route, with one line of metadata that may be empty.
+fn route(metadata: &str, port: u32) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: split\n{metadata}spec:\n  parentRefs: [{{group: '', kind: Service, name: web}}]\n  rules: [{{backendRefs: [{{name: api, port: {port}}}]}}]\n"
     )
 }
 
@@ -321,4 +328,121 @@ async fn a_registration_that_does_not_fit_is_refused_with_the_reason_and_nothing
         place.audited().await.len() == 1,
         "sidecars come and go without an entry"
     );
+}
+
+/// When a stored document says that it was made; and what the set says of it, which is the same.
+async fn created(place: &Place, of: &str) -> String {
+    let stored = place.catalog.get(&key(of)).await.unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&stored.json).unwrap();
+    let text = value["metadata"]["creationTimestamp"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let model = |set: &MeshSet| match &set.get(&key(of)).unwrap().model {
+        Model::Route(route) => route.created,
+        _ => None,
+    };
+    let seconds = weft_proto::parse::moment::parse(&text).unwrap();
+    assert_eq!(place.catalog.with_set(model).await, Some(seconds));
+    text
+}
+
+#[tokio::test]
+async fn a_route_has_the_moment_of_its_creation_for_good() {
+    let place = Place::new().await;
+    let of = "HTTPRoute default/split";
+    place.apply(&route("", 80)).await.unwrap();
+    let made = created(&place, of).await;
+    assert!(
+        made.ends_with('Z') && made.len() == "2026-01-31T12:00:00Z".len(),
+        "{made}"
+    );
+
+    // As it was written, as it is shown, and with what somebody else wrote: no change.
+    let stored = place.catalog.get(&key(of)).await.unwrap();
+    let shown = String::from_utf8(stored.json.to_vec()).unwrap();
+    let other = "  creationTimestamp: 2020-01-01T00:00:00Z\n";
+    for text in [&route("", 80), &shown, &route(other, 80)] {
+        let again = place.apply(text).await.unwrap();
+        assert_eq!(again.changes[0].before, again.changes[0].after, "{text}");
+    }
+    // A change of something else is one, and leaves it.
+    place.apply(&route(other, 81)).await.unwrap();
+    assert_eq!(place.catalog.get(&key(of)).await.unwrap().generation, 2);
+    assert_eq!(created(&place, of).await, made);
+
+    // Made anew it brings it along, in whatever form.
+    place
+        .catalog
+        .delete(vec![key(of)], false, &Request::by("ann"))
+        .await
+        .unwrap();
+    let other = "  creationTimestamp: 2020-01-01T01:00:00.5+01:00\n";
+    place.apply(&route(other, 80)).await.unwrap();
+    assert_eq!(created(&place, of).await, "2020-01-01T00:00:00Z");
+    let again = Place::over(place.store.clone()).await;
+    assert_eq!(created(&again, of).await, "2020-01-01T00:00:00Z");
+}
+
+#[tokio::test]
+async fn what_has_no_age_is_stored_as_it_was_written() {
+    let place = Place::new().await;
+    place.apply(&service("web", 80)).await.unwrap();
+    let stored = place.catalog.get(&key("Service default/web")).await.unwrap();
+    assert!(!String::from_utf8_lossy(&stored.json).contains("creationTimestamp"));
+}
+
+#[tokio::test]
+async fn a_route_that_leads_nowhere_yet_is_stored_and_says_so_until_it_does() {
+    let place = Place::new().await;
+    let outcome = place.apply(&route("", 80)).await.unwrap();
+    let warnings: Vec<String> = outcome.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let (accepted, resolved) = (&warnings[0], &warnings[1]);
+    // Where it was written, with the reason and what to do.
+    assert!(
+        accepted.starts_with("a.yaml:6: spec.parentRefs[0]: stored, but not accepted (NoMatchingParent): "),
+        "{accepted}"
+    );
+    assert!(
+        resolved.starts_with("a.yaml:7: spec.rules: ") && resolved.contains("(BackendNotFound)"),
+        "{resolved}"
+    );
+    let of = key("HTTPRoute default/split");
+    let statuses = async || {
+        let status = place.catalog.status(&of).await.unwrap();
+        let conditions = status["parents"][0]["conditions"].as_array().unwrap().clone();
+        let shown = conditions
+            .iter()
+            .map(|condition| format!("{}={}", condition["type"], condition["status"]));
+        shown.collect::<Vec<_>>().join(" ").replace('"', "")
+    };
+    assert_eq!(statuses().await, "Accepted=False ResolvedRefs=False");
+    // It is told again however often it is applied, and of a dry run too, which changes nothing.
+    let dry = Request {
+        dry_run: true,
+        ..Request::by("ann")
+    };
+    let sources = [Source::new("a.yaml", route("", 80))];
+    assert_eq!(
+        place.catalog.apply(&sources, &dry).await.unwrap().warnings.len(),
+        2
+    );
+
+    // Others come, and nothing of it is stored anew.
+    let generation = place.catalog.get(&of).await.unwrap().generation;
+    let outcome = place.apply(&service("web", 80)).await.unwrap();
+    assert_eq!(outcome.warnings, [], "of the route nothing was given");
+    assert_eq!(statuses().await, "Accepted=True ResolvedRefs=False");
+    place.apply(&service("api", 80)).await.unwrap();
+    assert_eq!(statuses().await, "Accepted=True ResolvedRefs=True");
+    assert_eq!(place.catalog.get(&of).await.unwrap().generation, generation);
+    assert_eq!(place.apply(&route("", 80)).await.unwrap().warnings, []);
+    let (listed, _) = place.catalog.list(|_, _| true).await;
+    let with_status: Vec<String> = listed
+        .iter()
+        .filter(|listed| listed.status.is_some())
+        .map(|listed| listed.key.to_string())
+        .collect();
+    assert_eq!(with_status, ["HTTPRoute default/split"]);
 }

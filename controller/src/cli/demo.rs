@@ -9,6 +9,7 @@
 mod board;
 mod call;
 mod control;
+mod documents;
 mod fleet;
 mod keys;
 mod pages;
@@ -20,6 +21,7 @@ mod show;
 mod steps;
 mod table;
 mod traffic;
+mod versions;
 
 use std::{
     fs, io,
@@ -163,6 +165,8 @@ struct Shop {
     directory: PathBuf,
     /// How often the configuration was changed.
     changes: u16,
+    /// Whether someone may try what is shown.
+    is_interactive: bool,
     /// For how long someone is gone.
     pause: Duration,
     redraw: Instant,
@@ -225,6 +229,7 @@ impl Shop {
             fleet: Fleet::new(programs, &directory, args.subnet),
             directory,
             changes: 0,
+            is_interactive: !args.once,
             pause: Duration::from_secs(args.seconds),
             redraw: now,
             begun: now,
@@ -278,10 +283,10 @@ impl Shop {
         let pid = self.fleet.start_controller()?;
         self.wait_ready(&[Role::Controller]).await?;
         self.show
-            .say(format_args!("started {:<12} pid {pid}", "controller"));
+            .say(format_args!("started {:<14}pid {pid}", "controller"));
         let revision = self
             .control
-            .apply(plan::documents(self.subnet))
+            .apply("shop.yaml", documents::beginning(self.subnet))
             .await
             .map_err(failed("apply the documents"))?;
         self.show.say(format_args!(
@@ -299,7 +304,7 @@ impl Shop {
                 .map(|pid| format!(", application pid {pid}"))
                 .unwrap_or_default();
             self.show.say(format_args!(
-                "started {:<12} sidecar pid {sidecar}{application}",
+                "started {:<14}sidecar pid {sidecar}{application}",
                 member.name
             ));
         }
@@ -356,8 +361,24 @@ impl Shop {
             ),
             ("TCP", format!("nc {} {}", orders.ip(), orders.port())),
             ("sidecars", format!("{weft} status")),
+            (
+                "as a tester",
+                format!(
+                    "curl -H 'Host: catalog' -H '{}: {}' http://{outbound}/",
+                    documents::TESTER.0,
+                    documents::TESTER.1
+                ),
+            ),
             ("documents", format!("{weft} get services")),
+            ("routes", format!("{weft} get httproute")),
             ("one of them", format!("{weft} describe service catalog")),
+            (
+                "which way",
+                format!(
+                    "{weft} explain --from {} GET http://catalog/",
+                    plan::FRONTEND.name
+                ),
+            ),
             ("who calls", format!("{weft} proxy connections frontend")),
             ("roots", format!("{weft} ca status")),
             ("changes", format!("{weft} audit")),
@@ -417,8 +438,10 @@ impl Shop {
                 .and_then(|fleet| progress::of(fleet, name))
                 .cloned()
         };
+        let versions = self.traffic.board().versions(Flow::Catalog, Instant::now());
         let view = View {
             flows,
+            versions,
             sidecars: names()
                 .map(|name| SidecarRow {
                     name,

@@ -1,5 +1,8 @@
 //! `describe`: a document, what stands behind it, and which sidecars have it.
 
+mod attached;
+mod rules;
+
 use serde_json::Value;
 use weft_proto::{
     document,
@@ -9,7 +12,8 @@ use weft_proto::{
 
 use super::{
     Outcome,
-    failure::Failure,
+    attached::names_service,
+    failure::{Failure, many},
     get::{ready, whole},
     json, names,
     screen::{Colour, Screen, clean},
@@ -22,6 +26,7 @@ pub(crate) const HELP: &str = "\
 Examples:
   weft describe service web
   weft describe wl/shop/web-0
+  weft describe httproute web
 
 Exit codes: 0 shown, 1 there is none, or failure, 2 wrong use.";
 
@@ -59,6 +64,9 @@ async fn describe(key: &DocumentKey, session: &mut Session, screen: &mut Screen)
         metadata.remove("generation");
         metadata.remove("resourceVersion");
     }
+    if let Value::Object(root) = &mut value {
+        root.remove("status");
+    }
     screen.line(format_args!("{key}"))?;
     let origin = match document.origin.as_str() {
         "proxy" => "registered by its sidecar",
@@ -73,10 +81,17 @@ async fn describe(key: &DocumentKey, session: &mut Session, screen: &mut Screen)
         screen.line(format_args!("  {}", clean(line)))?;
     }
     match key.kind() {
-        Kind::Service => endpoints(key, &value, session, screen).await?,
+        Kind::Service => {
+            endpoints(key, &value, session, screen).await?;
+            attached::to_service(key, session, screen).await?;
+        }
         Kind::Workload => services(key, &value, session, screen).await?,
-        Kind::MeshConfig | Kind::ExternalService => {}
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {}
+        Kind::HttpRoute | Kind::GrpcRoute => {
+            attached::standing(key, &document, screen)?;
+            attached::rules_of(&document, screen)?;
+        }
+        Kind::TrafficPolicy => attached::standing(key, &document, screen)?,
+        Kind::MeshConfig | Kind::ExternalService | Kind::ReferenceGrant => {}
     }
     users(key, &document, &value, session, screen).await
 }

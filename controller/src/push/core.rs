@@ -202,10 +202,13 @@ impl Core {
             self.is_loaded = true;
             self.ready.extend(self.sessions.keys());
         }
-        for (topic, keys) in &affected {
+        for (topic, touched) in &affected {
             for id in self.topics.get(topic).into_iter().flatten() {
-                if let Some(connection) = self.sessions.get_mut(id) {
-                    connection.session.on_affected(&self.world, before, topic, keys);
+                if let Some(connection) = self.sessions.get_mut(id)
+                    && connection
+                        .session
+                        .on_affected(&self.world, before, topic, touched)
+                {
                     self.ready.insert(*id);
                 }
             }

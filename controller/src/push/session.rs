@@ -9,6 +9,7 @@
 //! every [`RETRY_REFUSED`].
 
 mod held;
+mod order;
 mod update;
 
 use std::{
@@ -24,7 +25,7 @@ use weft_proto::{
 
 use crate::{
     plan::{MAX_SUBJECT_BYTES, Stale, Subject, Wants},
-    world::{Topic, World},
+    world::{Topic, Touched, World},
 };
 use held::Held;
 use update::{MAX_UPDATE_BYTES, size};
@@ -283,16 +284,21 @@ impl Session {
         Ok(topics)
     }
 
-    /// The world changed under a topic that this session listens to; it had revision `before`.
-    pub fn on_affected(&mut self, world: &World, before: u64, topic: &Topic, keys: &HashSet<DocumentKey>) {
-        if self.is_current() {
+    /// The world changed under a topic that this session listens to; it had revision `before`. Whether that concerns
+    /// this proxy.
+    pub fn on_affected(&mut self, world: &World, before: u64, topic: &Topic, touched: &Touched) -> bool {
+        let was_current = self.is_current();
+        if !self.wants.on_affected(world, topic, touched, &mut self.stale) {
+            return false;
+        }
+        if was_current {
             self.acked = Some(before);
         }
-        self.wants.on_affected(world, topic, keys, &mut self.stale);
         if !self.refused.versions.is_empty() {
             self.refused.is_worth_a_try = true;
             self.note_untold();
         }
+        true
     }
 
     /// The proxy took an update.

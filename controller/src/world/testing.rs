@@ -4,7 +4,7 @@ use bytes::Bytes;
 use weft_proto::{
     kinds::{DocumentKey, Kind},
     model::Readiness,
-    names::Labels,
+    names::{DnsLabel, Labels},
 };
 
 use super::{Change, Meaning, Versioned};
@@ -12,6 +12,11 @@ use super::{Change, Meaning, Versioned};
 /// A key in the namespace `shop`, or none for a MeshConfig.
 pub(crate) fn key(kind: Kind, name: &str) -> DocumentKey {
     let namespace = if kind.is_namespaced() { "shop" } else { "" };
+    DocumentKey::new(kind, namespace, name).unwrap()
+}
+
+/// A key in any namespace.
+pub(crate) fn key_in(kind: Kind, namespace: &str, name: &str) -> DocumentKey {
     DocumentKey::new(kind, namespace, name).unwrap()
 }
 
@@ -62,4 +67,40 @@ pub(crate) fn workload(name: &str, version: u64, app: &str, address: &str) -> Ch
         labels: labels(&[("app", app)]),
     };
     put(key(Kind::Workload, name), version, meaning)
+}
+
+/// An HTTPRoute in the namespace `shop` for Services, to others.
+pub(crate) fn route(name: &str, version: u64, parents: &[DocumentKey], backends: &[DocumentKey]) -> Change {
+    route_of(key(Kind::HttpRoute, name), version, parents, backends)
+}
+
+pub(crate) fn route_of(
+    key: DocumentKey,
+    version: u64,
+    parents: &[DocumentKey],
+    backends: &[DocumentKey],
+) -> Change {
+    let meaning = Meaning::Route {
+        parents: parents.iter().cloned().collect(),
+        backends: backends.iter().cloned().collect(),
+    };
+    put(key, version, meaning)
+}
+
+/// A TrafficPolicy for Services of the namespace `shop`.
+pub(crate) fn policy(name: &str, version: u64, targets: &[DocumentKey], is_at_server: bool) -> Change {
+    let meaning = Meaning::Policy {
+        targets: targets.iter().cloned().collect(),
+        is_at_server,
+    };
+    put(key(Kind::TrafficPolicy, name), version, meaning)
+}
+
+/// A ReferenceGrant in a namespace for the HTTPRoutes of another.
+pub(crate) fn grant(namespace: &str, name: &str, version: u64, from: &str) -> Change {
+    let from = DnsLabel::parse(from).unwrap();
+    let meaning = Meaning::Grant {
+        from: vec![(Kind::HttpRoute, from)],
+    };
+    put(key_in(Kind::ReferenceGrant, namespace, name), version, meaning)
 }

@@ -42,6 +42,9 @@ pub struct ServicesArgs {
     /// Its name, in its answers.
     #[arg(long, default_value = "lab")]
     name: String,
+    /// Its version, in the answers of http and grpc.
+    #[arg(long, value_name = "VERSION")]
+    app_version: Option<String>,
     /// Close HTTP connections that were idle for so many milliseconds.
     #[arg(long, value_name = "MS")]
     keep_alive: Option<u64>,
@@ -50,9 +53,10 @@ pub struct ServicesArgs {
 /// The example applications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Service {
-    /// HTTP/1.1 and HTTP/2: /, /echo, /bytes?n=, /digest, /slow?ms=, /status?code=, /headers, /ws, and gRPC.
+    /// HTTP/1.1 and HTTP/2: /, /echo, /bytes?n=, /digest, /slow?ms=, /status?code=, /headers, /ws, and gRPC; /fault and
+    /// /counts.
     Http,
-    /// gRPC: Unary, ClientStream, ServerStream and BidiStream of weft.lab.v1.Echo.
+    /// gRPC: Unary, ClientStream, ServerStream and BidiStream of weft.lab.v1.Echo; /fault and /counts.
     Grpc,
     /// A very cheap HTTP/1.1 responder for benches: / and /bytes?n=.
     Instant,
@@ -157,16 +161,14 @@ fn serve(args: &ServicesArgs) -> Result<()> {
 }
 
 fn service(args: &ServicesArgs, listener: TcpListener) -> Pin<Box<dyn Future<Output = io::Result<()>> + '_>> {
+    let options = || services::http::Options {
+        name: args.name.clone(),
+        version: args.app_version.clone(),
+        keep_alive: args.keep_alive.map(Duration::from_millis),
+    };
     match args.service {
-        Service::Http => {
-            let keep_alive = args.keep_alive.map(Duration::from_millis);
-            let options = services::http::Options {
-                name: args.name.clone(),
-                keep_alive,
-            };
-            Box::pin(services::http::serve(listener, options))
-        }
-        Service::Grpc => Box::pin(services::grpc::serve(listener)),
+        Service::Http => Box::pin(services::http::serve(listener, options())),
+        Service::Grpc => Box::pin(services::grpc::serve_with(listener, options())),
         Service::Instant => Box::pin(services::instant::serve(listener, &args.name)),
         Service::TcpEcho => Box::pin(services::tcp::echo(listener)),
         Service::TcpGreeter => Box::pin(services::tcp::greeter(listener, &args.name)),

@@ -5,6 +5,7 @@
 //! One thread with one task a connection costs about what wrk costs, and leaves the machine to what is measured.
 
 mod connection;
+pub mod open;
 mod report;
 mod response;
 

@@ -3,6 +3,9 @@
 //! Bind the listener yourself (port 0 for a test), read its address, then spawn the service. A program that
 //! serves one of them is `weft-lab services NAME --listen ADDRESS`.
 
+mod breaker;
+pub mod counts;
+pub mod faults;
 pub mod grpc;
 pub mod http;
 pub mod instant;

@@ -162,8 +162,8 @@ async fn http_digests_an_upload() {
 async fn http_closes_idle_connections_after_its_keep_alive_and_not_busy_ones() {
     let keep_alive = Some(Duration::from_millis(50));
     let options = Options {
-        name: "web".to_owned(),
         keep_alive,
+        ..Options::named("web")
     };
     let address = start(|listener| http_service::serve(listener, options)).await;
     let mut stream = TcpStream::connect(address).await.unwrap();

@@ -11,3 +11,4 @@ mod mesh;
 mod newcomer;
 mod outage;
 mod rotation;
+mod routing;

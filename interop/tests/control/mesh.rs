@@ -110,6 +110,8 @@ pub(crate) struct Member {
     pub(crate) host: u8,
     /// Whether it has an application on port 8080.
     pub(crate) serves: bool,
+    /// Its label `version`, which its application also tells.
+    pub(crate) version: Option<&'static str>,
     /// More of its file.
     pub(crate) extra: String,
 }
@@ -121,7 +123,15 @@ impl Member {
             account: account.to_owned(),
             host,
             serves,
+            version: None,
             extra: String::new(),
+        }
+    }
+
+    pub(crate) fn of_version(self, version: &'static str) -> Self {
+        Self {
+            version: Some(version),
+            ..self
         }
     }
 }
@@ -235,7 +245,7 @@ impl Mesh {
         };
         let file = self.directory.path().join(format!("{}.yaml", member.name));
         let config = format!(
-            "workload: {{name: {name}, serviceAccount: {account}, labels: {{app: {account}}}}}\n\
+            "workload: {{name: {name}, serviceAccount: {account}, labels: {{app: {account}{version}}}}}\n\
              controller: {{address: \"{controller}\", workloadAddress: {ip}, join: {{tokenFile: {token}}}}}\n\
              state: {state}\n\
              application: {{address: {ip}, ports: {ports}}}\n\
@@ -247,6 +257,10 @@ impl Mesh {
             token = token_file.display(),
             state = self.state(&member.name).display(),
             extra = member.extra,
+            version = member
+                .version
+                .map(|version| format!(", version: {version}"))
+                .unwrap_or_default(),
         );
         fs::write(&file, config).unwrap();
         file
@@ -274,6 +288,9 @@ impl Mesh {
                 "--listen",
                 &listen.to_string(),
             ]);
+            if let Some(version) = member.version {
+                command.args(["--app-version", version]);
+            }
             let ready = Ready::Line(weft_lab::cli::LISTENING.to_owned());
             Process::spawn_ready(&format!("application of {}", member.name), command, &ready, SOON).unwrap()
         })
@@ -343,6 +360,24 @@ impl Mesh {
         let text = text(&output.stdout);
         let (body, status) = text.rsplit_once('\n').unwrap_or_default();
         (status.parse().unwrap_or(0), body.to_owned())
+    }
+
+    /// What a member's application answers past the mesh, which must be 200 or 204.
+    pub(crate) fn application(&self, member: &Member, method: &str, path: &str) -> String {
+        let address = SocketAddr::new(self.address(member.host), 8080);
+        let output = Command::new("curl")
+            .args(["-s", "-S", "-f", "-m", "20", "-X", method])
+            .arg(format!("http://{address}{path}"))
+            .output()
+            .unwrap();
+        let (said, error) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{method} {path}: {error}{said}");
+        said
+    }
+
+    /// How a member's application answers from now on: see the lab's faults.
+    pub(crate) fn fault(&self, member: &Member, query: &str) {
+        self.application(member, "PUT", &format!("/fault?{query}"));
     }
 
     /// What `weft status` says of each sidecar, by name.

@@ -8,7 +8,7 @@ use crate::scalar::{is_boolean, is_null, is_number};
 use serde_json::{Number, Value};
 
 /// The one piece of bookkeeping that may count: when a document was made.
-const CREATED: &str = "creationTimestamp";
+pub(super) const CREATED: &str = "creationTimestamp";
 
 /// The value that stands at a place. `None` after an error.
 pub(super) fn value_of(place: &reader::Value<'_>) -> Option<Value> {

@@ -46,6 +46,7 @@ fn accepted(sources: &[Source], mesh: &Mesh) {
             mesh.external_services.len(),
             mesh.routes.len(),
             mesh.reference_grants.len(),
+            mesh.traffic_policies.len(),
         )
     };
     let other = parse_documents(&reversed).map(|mesh| counts(&mesh));
@@ -79,6 +80,13 @@ fn rendered(mesh: &Mesh) {
         assert_eq!(
             model(render::reference_grant(grant)).reference_grant(),
             Some(grant)
+        );
+    }
+    for policy in &mesh.traffic_policies {
+        assert!(!policy.targets.is_empty());
+        assert_eq!(
+            model(render::traffic_policy(policy)).traffic_policy(),
+            Some(policy)
         );
     }
 }

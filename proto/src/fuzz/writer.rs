@@ -24,8 +24,10 @@ pub fn write(mesh: &Mesh) -> String {
         .for_each(|external_read| text += &external(external_read));
     let routes = mesh.routes.iter().map(render::route);
     let grants = mesh.reference_grants.iter().map(render::reference_grant);
+    let policies = mesh.traffic_policies.iter().map(render::traffic_policy);
     routes
         .chain(grants)
+        .chain(policies)
         .for_each(|document| text += &format!("---\n{}\n", document.json));
     text
 }

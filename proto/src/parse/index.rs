@@ -1,7 +1,8 @@
 //! The documents of a mesh with what finds them: so that a change of one is checked without a look at all.
 
 use super::{Model, Parsed};
-use crate::model::{ExternalService, Mesh, MeshConfig, Resolution, Service, Workload, WorkloadPort};
+use crate::attach::target_service;
+use crate::model::{ExternalService, Mesh, MeshConfig, Name, Resolution, Service, Workload, WorkloadPort};
 use crate::names::{DnsLabel, DnsName, WorkloadUid};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -49,6 +50,12 @@ pub(crate) enum Trait {
     Endpoint(IpAddr),
     /// The MeshConfig.
     Config,
+    /// The routes with a Service as a parent.
+    RouteOf(Name),
+    /// The policies with a Service as a target.
+    PolicyOf(Name),
+    /// The grants of a namespace.
+    GrantOf(DnsLabel),
 }
 
 /// The field by which a document has something.
@@ -268,7 +275,19 @@ fn traits(document: &Parsed) -> Vec<Trait> {
             let addresses = endpoints(external).iter().copied().map(Trait::Endpoint);
             hosts.chain(addresses).collect()
         }
-        Model::Route(_) | Model::ReferenceGrant(_) | Model::TrafficPolicy(_) => Vec::new(),
+        Model::Route(route) => {
+            let parents = route.parents.iter();
+            parents
+                .map(|parent| Trait::RouteOf(parent.service.clone()))
+                .collect()
+        }
+        Model::ReferenceGrant(grant) => vec![Trait::GrantOf(grant.name.namespace.clone())],
+        Model::TrafficPolicy(policy) => {
+            let targets = policy.targets.iter();
+            targets
+                .map(|target| Trait::PolicyOf(target_service(policy, target)))
+                .collect()
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What every document has: `apiVersion`, `kind`, `metadata`.
 
-use super::{Model, external_service, fields, mesh_config, reference_grant, route, service, workload};
+use super::{
+    Model, external_service, fields, mesh_config, reference_grant, route, service, traffic_policy, workload,
+};
 use crate::error::{nearest, shown};
 use crate::kinds::{DocumentKey, Kind};
 use crate::model::{Name, RouteKind};
@@ -96,9 +98,11 @@ pub(super) fn read(root: &Value<'_>, naming: &mut Naming) -> (Option<Kind>, Opti
                 )))
             }
             Kind::TrafficPolicy => {
-                fields.accept_all();
-                fields.error("kind", "is not supported yet");
-                None
+                let namespace = namespace_of(metadata.as_ref(), naming);
+                let spec = fields.required("spec", |value| traffic_policy::spec(value, namespace));
+                Some(Model::TrafficPolicy(traffic_policy::traffic_policy(
+                    metadata?, spec?,
+                )))
             }
         };
         Some((key?, model?))
@@ -113,12 +117,14 @@ fn read_route(
     metadata: Option<Metadata>,
     naming: &Naming,
 ) -> Option<Model> {
-    let namespace = match &metadata {
-        Some(metadata) => &metadata.name.namespace,
-        None => &naming.default_namespace,
-    };
+    let namespace = namespace_of(metadata.as_ref(), naming);
     let spec = fields.required("spec", |value| route::spec(value, kind, namespace));
     Some(Model::Route(route::route(kind, metadata?, spec?)))
+}
+
+/// The namespace of a document, whose name may be wrong.
+fn namespace_of<'n>(metadata: Option<&'n Metadata>, naming: &'n Naming) -> &'n DnsLabel {
+    metadata.map_or(&naming.default_namespace, |metadata| &metadata.name.namespace)
 }
 
 fn read_kind(fields: &mut Fields<'_>) -> Option<Kind> {

@@ -12,7 +12,7 @@ use crate::kinds::GATEWAY_GROUP;
 use crate::model::Name;
 use crate::model::route::{BackendRef, BackendTarget, Hostname, ParentRef, Route, RouteKind, RouteRule};
 use crate::names::{DnsLabel, DnsName};
-use crate::pattern::Pattern;
+use crate::pattern::{MAX_COMPILED_BYTES, Pattern, PatternError};
 use crate::reader::{Fields, Value};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -53,13 +53,7 @@ pub(super) struct Context<'c> {
 
 /// Reads `spec` of a route in this namespace.
 pub(super) fn spec(value: &Value<'_>, kind: RouteKind, namespace: &DnsLabel) -> Option<Spec> {
-    let context = Context {
-        kind,
-        namespace,
-        rule_names: RefCell::default(),
-        matches: Cell::new(0),
-        pattern_memory: Cell::new(0),
-    };
+    let context = Context::new(kind, namespace);
     value.mapping(|fields| {
         let parents = fields.required("parentRefs", |value| context.parents(value));
         let hostnames = fields
@@ -87,6 +81,19 @@ pub(super) fn route(kind: RouteKind, metadata: Metadata, spec: Spec) -> Route {
         parents: spec.parents,
         hostnames: spec.hostnames,
         rules: spec.rules,
+    }
+}
+
+impl<'c> Context<'c> {
+    /// Of a document of which nothing is read yet.
+    pub(super) fn new(kind: RouteKind, namespace: &'c DnsLabel) -> Self {
+        Self {
+            kind,
+            namespace,
+            rule_names: RefCell::default(),
+            matches: Cell::new(0),
+            pattern_memory: Cell::new(0),
+        }
     }
 }
 
@@ -224,12 +231,21 @@ impl Context<'_> {
         }
         let pattern = value.parse(|text| match text {
             "" => Err("is empty: it would match what is empty alone".to_owned()),
-            _ => Pattern::parse(text).map_err(|error| error.to_string()),
+            _ => Pattern::parse(text).map_err(|error| {
+                // What could not be compiled cost as much.
+                let memory = if error == PatternError::TooBig {
+                    MAX_COMPILED_BYTES
+                } else {
+                    0
+                };
+                self.pattern_memory.set(before + memory);
+                error.to_string()
+            }),
         })?;
         let memory = before + pattern.memory();
         self.pattern_memory.set(memory);
         if memory > MAX_PATTERN_MEMORY {
-            value.error("the route's regular expressions take more than 1 MiB when compiled: make them simpler or fewer");
+            value.error("the regular expressions of this document take more than 1 MiB when compiled: make them simpler or fewer");
         }
         Some(pattern)
     }
@@ -263,7 +279,7 @@ impl Context<'_> {
 }
 
 /// `group` and `kind`, which are these if they are left out. Whether they are a Service's; reports what is not.
-fn read_kind(fields: &mut Fields<'_>, group: &str, kind: &str, wanted: &str) -> bool {
+pub(super) fn read_kind(fields: &mut Fields<'_>, group: &str, kind: &str, wanted: &str) -> bool {
     let (has_group, has_kind) = (fields.has("group"), fields.has("kind"));
     let read_group = fields.optional("group", |value| value.string().map(str::to_owned));
     let read_kind = fields.optional("kind", |value| value.string().map(str::to_owned));
@@ -291,6 +307,10 @@ fn read_kind(fields: &mut Fields<'_>, group: &str, kind: &str, wanted: &str) -> 
 
 fn hostname(value: &Value<'_>) -> Option<Hostname> {
     let text = value.string()?;
+    if text == "*" {
+        value.error("* is every host: leave hostnames out");
+        return None;
+    }
     match text.strip_prefix("*.") {
         Some(parent) => value.parse(|_| text::host(parent)).map(Hostname::Wildcard),
         None => value.parse(text::host).map(Hostname::Exact),

@@ -1,6 +1,6 @@
 //! The documents of routes and grants.
 
-use super::{Fields, named, texts};
+use super::{Fields, list, named, texts};
 use crate::document::Document;
 use crate::kinds::{GATEWAY_GROUP, Kind};
 use crate::model::route::{
@@ -9,9 +9,8 @@ use crate::model::route::{
 };
 use crate::model::{FieldMatch, Name, ReferenceGrant, Route, RouteKind, Share};
 use crate::names::DnsName;
-use crate::parse::{duration, moment};
+use crate::parse::moment;
 use serde_json::Value;
-use std::time::Duration;
 
 /// The document of a route.
 pub fn route(route: &Route) -> Document {
@@ -133,7 +132,7 @@ fn grpc_match(found: &RouteMatch) -> Value {
     fields.into_value()
 }
 
-fn field_match(found: &FieldMatch) -> Value {
+pub(super) fn field_match(found: &FieldMatch) -> Value {
     let (word, text) = words(&found.value);
     let mut fields = Fields::default();
     fields.text("name", &found.name);
@@ -244,23 +243,7 @@ fn retry(retry: &RouteRetry) -> Value {
     fields.into_value()
 }
 
-fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Vec<Value> {
-    items.iter().map(one).collect()
-}
-
 impl Fields {
-    fn list_if(&mut self, name: &str, items: Vec<Value>) {
-        if !items.is_empty() {
-            self.put(name, items);
-        }
-    }
-
-    fn duration_if(&mut self, name: &str, duration: Option<Duration>) {
-        if let Some(duration) = duration {
-            self.text(name, duration::to_text(duration));
-        }
-    }
-
     /// With its namespace: a document that is moved to another one still means the same Service.
     fn service(&mut self, Name { namespace, name }: &Name) {
         self.text("namespace", namespace);

@@ -14,8 +14,9 @@ const MAX_DRAWS: usize = 8;
 const MAX_STEPS: usize = 32;
 /// The least share of an endpoint that has just come: without requests nothing in it would get warm.
 const LEAST_SHARE: f64 = 0.1;
-/// Makes the chance by which a key goes further another one than those by which it avoids new endpoints.
+/// Keep the chance by which a key goes further, and that by which it avoids a new endpoint, apart from all others.
 const TIER_PURPOSE: u64 = 1;
+const WARMTH_PURPOSE: u64 = 2;
 
 /// The search of one request.
 pub(super) struct Search<'a, 'b> {
@@ -270,7 +271,7 @@ impl<'a, 'b> Search<'a, 'b> {
     /// Whether an endpoint has come far enough to have this key: as its share grows, key after key moves to it, each once.
     fn has_key(&self, member: &Member, key: u64) -> bool {
         let share = self.share(member);
-        share >= 1.0 || hash::chance(key, member.hash) < share
+        share >= 1.0 || hash::chance(key, member.hash ^ WARMTH_PURPOSE) < share
     }
 
     fn share(&self, member: &Member) -> f64 {

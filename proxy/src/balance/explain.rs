@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
 
-use super::{Balancer, Member, NoPick, View, draw::Verdict, ticks};
+use super::{Balancer, Member, NoPick, View, draw::Verdict, locality, ticks};
 use crate::{outlier::Phase, snapshot::Endpoint};
 
 /// What an endpoint of a backend is to the next request.
@@ -134,8 +134,8 @@ impl Eligibility {
             "port": self.endpoint.port,
             "standing": self.standing.as_str(),
             "untilMillis": self.standing.until(),
-            "tier": self.tier,
-            "tierPercent": self.tier_percent,
+            "locality": self.tier.and_then(|tier| locality::NAMES.get(tier)),
+            "localityPercent": self.tier_percent,
             "share": rounded(self.share),
             "inFlight": self.in_flight,
             "latencyMicros": self.latency_micros,

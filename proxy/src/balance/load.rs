@@ -43,7 +43,7 @@ pub(crate) struct Load {
 /// Counts as in flight until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    load: Arc<Load>,
+    pub(super) load: Arc<Load>,
     pub(super) attempt: Option<Attempt>,
 }
 
@@ -54,8 +54,8 @@ pub(super) struct Attempt {
     pub(super) started: Instant,
     /// Whether it is the one request that decides if an ejected endpoint comes back.
     pub(super) probe: Option<Probe>,
-    /// The latency counts once.
-    pub(super) is_measured: bool,
+    /// The head of the answer came, or none will: its time is known.
+    pub(super) is_answered: bool,
 }
 
 impl Load {
@@ -108,10 +108,12 @@ impl Load {
         });
     }
 
-    /// A failure, after so long. It may show the endpoint to be slow, and never to be fast.
-    pub(super) fn on_failure(&self, latency: Duration, now: u64) {
+    /// A failure; in place of an answer, if there was none, after so long. It may show the endpoint to be slow, and never to
+    /// be fast.
+    pub(super) fn on_failure(&self, latency: Option<Duration>, now: u64) {
+        let sample = latency.unwrap_or_default().as_secs_f64() * 1e6;
         update(&self.latency, |estimate| {
-            let value = estimate.value.max(latency.as_secs_f64() * 1e6);
+            let value = estimate.value.max(sample);
             (estimate.value > 0.0).then_some(Estimate { value, at: now })
         });
         update(&self.failures, |share| {
@@ -159,10 +161,6 @@ impl InFlight {
         let mut in_flight = load.begin();
         in_flight.attempt = Some(attempt);
         in_flight
-    }
-
-    pub(super) fn load(&self) -> &Load {
-        &self.load
     }
 }
 
@@ -218,4 +216,109 @@ fn update(packed: &AtomicU64, change: impl Fn(Estimate) -> Option<Estimate>) {
     let _ = packed.fetch_update(Release, Acquire, |packed| {
         change(Estimate::unpack(packed)).map(Estimate::pack)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// The latency in milliseconds, within a hundredth.
+    fn is_about(load: &Load, now: u64, millis: f64) -> bool {
+        let latency = load.latency(now).unwrap().as_secs_f64() * 1e3;
+        (latency - millis).abs() < millis / 100.0
+    }
+
+    #[test]
+    fn a_peak_counts_at_once_and_wears_off_with_answers_and_with_time() {
+        let load = Load::default();
+        assert_eq!(load.latency(0), None);
+        load.on_success(10 * MS, 1_000);
+        assert!(is_about(&load, 1_000, 10.0));
+        load.on_success(500 * MS, 1_001);
+        assert!(is_about(&load, 1_001, 500.0), "at once and whole");
+        load.on_success(10 * MS, 1_101);
+        assert!(is_about(&load, 1_101, 495.12), "one fast answer is not much");
+        for step in 1..=200 {
+            load.on_success(10 * MS, 1_101 + step * 100);
+        }
+        assert!(
+            is_about(&load, 21_101, 75.66),
+            "but many are: {:?}",
+            load.latency(21_101)
+        );
+        assert!(is_about(&load, 31_101, 27.83), "and so is time");
+        assert!(
+            is_about(&load, 1_000, 75.66),
+            "a clock that is behind changes nothing"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_the_most_that_does() {
+        let load = Load::default();
+        load.on_success(Duration::MAX, 5);
+        assert_eq!(load.latency(5), Some(Duration::from_micros(VALUE_MASK)));
+        load.on_success(Duration::ZERO, u64::MAX >> VALUE_BITS);
+        assert_eq!(
+            load.latency(u64::MAX >> VALUE_BITS),
+            Some(Duration::from_micros(1))
+        );
+    }
+
+    #[test]
+    fn a_failure_never_makes_an_endpoint_look_fast() {
+        let load = Load::default();
+        load.on_failure(Some(MS / 10), 1);
+        assert_eq!(load.latency(1), None, "nothing is known of its answers");
+        load.on_success(50 * MS, 1);
+        for now in 1..1_000 {
+            load.on_failure(Some(MS / 10), now);
+        }
+        assert!(is_about(&load, 999, 50.0));
+        load.on_failure(Some(5_000 * MS), 1_000);
+        assert!(is_about(&load, 1_000, 5_000.0), "but it may show it to be slow");
+        load.on_failure(None, 1_000);
+        assert!(is_about(&load, 1_000, 5_000.0));
+    }
+
+    #[test]
+    fn failures_cost_more_the_more_of_the_answers_they_are() {
+        let load = Load::default();
+        assert!((load.queue(0) - 1.0).abs() < 1e-9);
+        load.on_failure(None, 0);
+        assert!((load.queue(0) - 1.5625).abs() < 1e-3, "one is not much");
+        for _ in 0..50 {
+            load.on_failure(None, 0);
+        }
+        assert!((load.queue(0) - 100.0).abs() < 1e-3, "{}", load.queue(0));
+        assert!(load.queue(10_000) < 2.6, "it fades with time");
+        for _ in 0..30 {
+            load.on_success(MS, 0);
+        }
+        assert!(
+            (load.queue(0) - 1.0).abs() < 1e-9,
+            "and with successes, to nothing"
+        );
+        assert!(load.failing(0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn the_lighter_one_has_less_latency_times_requests() {
+        let (one, other) = (Arc::<Load>::default(), Arc::<Load>::default());
+        let held = one.begin();
+        assert!(is_lighter(&other, &one, 0), "not measured: by requests alone");
+        one.on_success(10 * MS, 0);
+        assert!(is_lighter(&other, &one, 0));
+        other.on_success(21 * MS, 0);
+        assert!(
+            !is_lighter(&other, &one, 0),
+            "two at 10 ms are better than one at 21 ms"
+        );
+        let more = one.begin();
+        assert!(is_lighter(&other, &one, 0), "three are not");
+        drop((held, more));
+        assert_eq!(one.in_flight(), 0);
+    }
 }

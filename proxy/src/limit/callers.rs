@@ -82,3 +82,62 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(number: usize) -> SpiffeId {
+        let id = format!("spiffe://mesh/ns/a/sa/w{number}");
+        SpiffeId::parse_workload(&id).unwrap()
+    }
+
+    fn one_an_hour() -> [RateLimit; 1] {
+        [RateLimit::new(1, Duration::from_secs(3600), RateScope::Caller)]
+    }
+
+    fn known(callers: &Callers) -> usize {
+        let shards = callers.shards.iter();
+        shards.map(|shard| shard.lock().unwrap().callers.len()).sum()
+    }
+
+    #[test]
+    fn each_caller_has_a_bucket_of_its_own() {
+        let callers = Callers::default();
+        let now = Instant::now();
+        for number in 0..100 {
+            assert!(callers.take(&caller(number), now, &one_an_hour()).is_ok());
+        }
+        for number in 0..100 {
+            assert!(callers.take(&caller(number), now, &one_an_hour()).is_err());
+        }
+    }
+
+    #[test]
+    fn however_many_callers_there_are_the_table_stays_small_and_who_calls_is_kept() {
+        let callers = Callers::default();
+        let now = Instant::now();
+        let regular = caller(0);
+        assert!(callers.take(&regular, now, &one_an_hour()).is_ok());
+        for number in 1..20_000 {
+            assert!(callers.take(&caller(number), now, &one_an_hour()).is_ok());
+            assert!(callers.take(&regular, now, &one_an_hour()).is_err(), "{number}");
+        }
+        assert!(known(&callers) <= SHARDS * PER_SHARD);
+        assert!(known(&callers) > SHARDS * PER_SHARD / 2);
+        assert!(
+            callers.take(&caller(1), now, &one_an_hour()).is_ok(),
+            "it was forgotten"
+        );
+    }
+
+    #[test]
+    fn without_a_limit_by_caller_nobody_is_remembered() {
+        let callers = Callers::default();
+        let others = [RateLimit::new(1, Duration::from_secs(1), RateScope::Endpoint)];
+        for _ in 0..2 {
+            assert!(callers.take(&caller(1), Instant::now(), &others).is_ok());
+        }
+        assert_eq!(known(&callers), 0);
+    }
+}

@@ -15,3 +15,21 @@ impl Since {
         now.saturating_duration_since(*self.0.get_or_init(|| now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_begins_when_it_is_first_asked() {
+        let (since, now) = (Since::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(since.time(now + second), Duration::ZERO);
+        assert_eq!(
+            since.time(now),
+            Duration::ZERO,
+            "another worker's clock was read before"
+        );
+        assert_eq!(since.time(now + 3 * second), 2 * second);
+    }
+}

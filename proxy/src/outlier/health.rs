@@ -1,8 +1,11 @@
 //! The state of one endpoint of a backend: admitted, ejected, or probed.
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed},
+use std::{
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
+    time::Duration,
 };
 
 use weft_proto::model::policy::OutlierEjection;
@@ -129,11 +132,13 @@ impl Health {
         }
     }
 
-    /// Counts a result of this interval; the latency of a failure says nothing.
-    pub(super) fn count(&self, micros: Option<u64>) {
-        let failed = u64::from(micros.is_none());
+    /// Counts a result of this interval: a success with its latency; that of a failure says nothing.
+    pub(super) fn count(&self, success: Option<Duration>) {
+        let failed = u64::from(success.is_none());
         self.requests.fetch_add((1 << 32) + failed, Relaxed);
-        if let Some(micros) = micros {
+        if let Some(latency) = success {
+            // An hour, so that four billion of them fit.
+            let micros = latency.as_micros().min(3_600_000_000) as u64;
             self.micros.fetch_add(micros, Relaxed);
         }
     }

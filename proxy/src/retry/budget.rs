@@ -125,3 +125,133 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PERCENT: u32 = 20;
+    const FLOOR: u32 = 3;
+
+    /// Requests at an even rate, each of which is retried as long as the budget lets it. How many retries there were in
+    /// all, and at most in ten seconds.
+    fn retries(rate: u64, time: Duration, percent: u32, floor: u32) -> (u64, u64) {
+        let budget = Budget::default();
+        let begun = Instant::now();
+        let mut times = Vec::new();
+        for number in 0..rate * time.as_secs() {
+            let at = Duration::from_nanos(number * 1_000_000_000 / rate);
+            budget.on_request(begun + at);
+            while budget.try_withdraw(begun + at, percent, floor) {
+                times.push(at);
+            }
+        }
+        let window = Duration::from_secs(SLOTS);
+        let within = |from: Duration| times.partition_point(|at| *at < from + window) as u64;
+        let before = |from: Duration| times.partition_point(|at| *at < from) as u64;
+        let busiest = (0..time.as_secs())
+            .map(Duration::from_secs)
+            .map(|from| within(from) - before(from));
+        (times.len() as u64, busiest.max().unwrap_or_default())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn if_everything_fails_there_is_a_fifth_more_at_most(rate in 1..2_000_u64) {
+            let (total, busiest) = retries(rate, Duration::from_secs(40), PERCENT, FLOOR);
+            let floor = u64::from(FLOOR) * SLOTS;
+            let share = rate * SLOTS / 5;
+            prop_assert!(busiest <= share.max(floor), "{busiest} in ten seconds of {rate} a second");
+            prop_assert!(total <= (share * 4).max(floor * 4) + floor, "{total}");
+            // And not much less: it is there to be used.
+            prop_assert!(total >= (share * 3).max(floor * 3), "{total}");
+        }
+    }
+
+    #[test]
+    fn without_percent_and_floor_there_is_none() {
+        assert_eq!(retries(100, Duration::from_secs(20), 0, 0), (0, 0));
+    }
+
+    #[test]
+    fn what_happened_more_than_ten_seconds_ago_does_not_count() {
+        let budget = Budget::default();
+        let begun = Instant::now();
+        (0..1_000).for_each(|_| budget.on_request(begun));
+        let allowed = |at: u64| {
+            let at = begun + Duration::from_secs(at);
+            (0..1_000).filter(|_| budget.try_withdraw(at, PERCENT, 0)).count()
+        };
+        assert_eq!(allowed(0), 200);
+        assert_eq!(allowed(9), 0, "they were used");
+        assert_eq!(allowed(10), 0, "of no request");
+        (0..100).for_each(|_| budget.on_request(begun + Duration::from_secs(10)));
+        assert_eq!(allowed(10), 20);
+        // The same place in the ring, much later.
+        assert_eq!(allowed(100), 0);
+        (0..10).for_each(|_| budget.on_request(begun + Duration::from_secs(100)));
+        assert_eq!(allowed(100), 2);
+    }
+
+    #[test]
+    fn a_changed_policy_holds_for_the_same_facts() {
+        let budget = Budget::default();
+        let now = Instant::now();
+        (0..100).for_each(|_| budget.on_request(now));
+        let allowed = |percent| {
+            (0..1_000)
+                .filter(|_| budget.try_withdraw(now, percent, 0))
+                .count()
+        };
+        assert_eq!(allowed(10), 10);
+        assert_eq!(allowed(30), 20);
+        assert_eq!(allowed(20), 0);
+    }
+
+    #[test]
+    fn workers_together_get_no_more() {
+        let budget = Budget::default();
+        let now = Instant::now();
+        (0..10_000).for_each(|_| budget.on_request(now));
+        let allowed = std::thread::scope(|scope| {
+            let worker = || {
+                (0..2_000)
+                    .filter(|_| budget.try_withdraw(now, PERCENT, FLOOR))
+                    .count()
+            };
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().unwrap())
+                .sum::<usize>()
+        });
+        assert_eq!(allowed, 2_000);
+    }
+
+    #[test]
+    fn counts_end_where_their_room_does() {
+        let most = Slot {
+            second: Slot::MAX_SECOND,
+            requests: Slot::MAX_REQUESTS,
+            retries: Slot::MAX_RETRIES,
+        };
+        assert_eq!(most.pack(), u64::MAX);
+        let again = Slot::unpack(u64::MAX);
+        assert_eq!(
+            (again.second, again.requests, again.retries),
+            (most.second, most.requests, most.retries)
+        );
+        let budget = Budget::default();
+        budget.slots[0].store(Slot { second: 0, ..most }.pack(), Relaxed);
+        let now = Instant::now();
+        budget.on_request(now);
+        assert!(!budget.try_withdraw(now, 100, 0));
+        assert!(Slot::unpack(budget.slots[0].load(Relaxed)).is_of(0));
+    }
+}

@@ -39,11 +39,11 @@ impl Outcome {
     pub(crate) fn of_answer(answer: &ResponseHead) -> Self {
         if answer.headers.contains_key(fields::WEFT_UNPROCESSED) {
             Self::Unprocessed { went_away: false }
-        } else if answer.headers.contains_key(fields::WEFT_ERROR) {
-            match answer.status {
-                // Its application went away without an answer, and may have acted: as if the stream were lost.
-                StatusCode::BAD_GATEWAY => Self::Lost,
-                _ => Self::Final,
+        } else if let Some(reason) = answer.headers.get(fields::WEFT_ERROR) {
+            match *reason == AppErrorKind::Closed.reason() {
+                // The application went away without an answer, and may have acted: as if the stream were lost.
+                true => Self::Lost,
+                false => Self::Final,
             }
         } else {
             Self::Answered {
@@ -98,4 +98,86 @@ fn digits(value: &HeaderValue) -> Option<u16> {
     let text = value.to_str().ok()?;
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_transport::{DialFailure, Lost, h3::Code};
+
+    use super::*;
+    use crate::snapshot::NoRoute;
+
+    const UNPROCESSED: Outcome = Outcome::Unprocessed { went_away: false };
+
+    fn of(kind: ErrorKind) -> Outcome {
+        Outcome::from(&Failure::Transport(kind.into()))
+    }
+
+    #[test]
+    fn what_is_proved_unprocessed_is_told_from_what_is_not_known() {
+        assert_eq!(of(ErrorKind::GoAway), Outcome::Unprocessed { went_away: true });
+        assert_eq!(of(ErrorKind::Dial(DialFailure::Timeout)), UNPROCESSED);
+        assert_eq!(of(ErrorKind::StreamLimit), UNPROCESSED);
+        assert_eq!(of(ErrorKind::Reset(Code::H3_REQUEST_REJECTED)), UNPROCESSED);
+        assert_eq!(
+            Outcome::from(&Failure::Unprocessed("draining".to_owned())),
+            UNPROCESSED
+        );
+        assert_eq!(of(ErrorKind::Reset(Code::H3_INTERNAL_ERROR)), Outcome::Lost);
+        assert_eq!(of(ErrorKind::Reset(Code::H3_REQUEST_CANCELLED)), Outcome::Lost);
+        assert_eq!(of(ErrorKind::Lost(Lost::StatelessReset)), Outcome::Lost);
+        assert_eq!(of(ErrorKind::Lost(Lost::TimedOut)), Outcome::Lost);
+        assert_eq!(of(ErrorKind::Unresponsive), Outcome::Silent);
+        assert_eq!(Outcome::from(&Failure::TimedOut(Late::Try)), Outcome::TimedOut);
+    }
+
+    #[test]
+    fn what_no_other_try_would_change_is_final() {
+        for kind in [
+            ErrorKind::Closed,
+            ErrorKind::TooLarge,
+            ErrorKind::Stalled,
+            ErrorKind::Unsendable("content"),
+        ] {
+            assert_eq!(of(kind), Outcome::Final);
+        }
+        for failure in [
+            Failure::NoRoute(NoRoute::UnknownName),
+            Failure::Loop,
+            Failure::Denied("rule"),
+            Failure::TimedOut(Late::Request),
+        ] {
+            assert_eq!(Outcome::from(&failure), Outcome::Final, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_the_sidecars_or_the_applications() {
+        let answer = |fields: &[(&'static str, &'static str)]| {
+            let mut head = ResponseHead::new(StatusCode::SERVICE_UNAVAILABLE);
+            for (name, value) in fields {
+                head.headers.insert(*name, HeaderValue::from_static(value));
+            }
+            Outcome::of_answer(&head)
+        };
+        let answered = |grpc| Outcome::Answered {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            grpc,
+        };
+        assert_eq!(answer(&[("weft-unprocessed", "draining")]), UNPROCESSED);
+        assert_eq!(answer(&[("weft-error", "denied")]), Outcome::Final);
+        assert_eq!(answer(&[("weft-error", "application_closed")]), Outcome::Lost);
+        assert_eq!(answer(&[]), answered(None));
+        let grpc = ("content-type", "application/grpc+proto");
+        assert_eq!(answer(&[grpc, ("grpc-status", "14")]), answered(Some(14)));
+        assert_eq!(answer(&[grpc]), answered(None));
+        assert_eq!(
+            answer(&[("grpc-status", "14")]),
+            answered(None),
+            "it is not gRPC that says so"
+        );
+        for value in ["", "+1", "-1", "14 ", "99999999", "x"] {
+            assert_eq!(answer(&[grpc, ("grpc-status", value)]), answered(None), "{value}");
+        }
+    }
 }

@@ -78,4 +78,83 @@ impl Tried {
             false => self.reached += 1,
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn counted(reached: u32, unprocessed: u32) -> Self {
+        Self {
+            reached,
+            unprocessed,
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+    use weft_proto::attach::Effective;
+
+    use super::*;
+    use crate::balance::{Settings, testing::endpoints};
+
+    const UNPROCESSED: Outcome = Outcome::Unprocessed { went_away: false };
+    const WENT_AWAY: Outcome = Outcome::Unprocessed { went_away: true };
+
+    /// The endpoints of a backend, and a pick among them.
+    struct Backend {
+        balancer: Balancer,
+        rng: StdRng,
+    }
+
+    impl Backend {
+        fn new(count: u16) -> Self {
+            let effective = Effective::default();
+            let settings = Settings {
+                load_balancing: &effective.load_balancing,
+                outlier_ejection: &effective.outlier_ejection,
+                endpoint_limit: None,
+                home: None,
+            };
+            Self {
+                balancer: Balancer::new(&settings, &endpoints(count), &Arc::default(), Instant::now()),
+                rng: StdRng::seed_from_u64(1),
+            }
+        }
+
+        fn pick(&mut self, tried: &mut Tried) -> Option<Arc<Endpoint>> {
+            let picked = tried.pick(&self.balancer, None, Instant::now(), &mut self.rng);
+            picked.ok().map(|picked| picked.endpoint.clone())
+        }
+    }
+
+    #[test]
+    fn an_endpoint_whose_connection_went_away_comes_after_the_others_and_is_not_given_up() {
+        let mut backend = Backend::new(2);
+        let mut tried = Tried::default();
+        let first = backend.pick(&mut tried).unwrap();
+        tried.add(&first, WENT_AWAY);
+        let second = backend.pick(&mut tried).unwrap();
+        assert_ne!(first.uid, second.uid, "the other one comes first");
+        tried.add(&second, UNPROCESSED);
+        let third = backend.pick(&mut tried).unwrap();
+        assert_eq!(first.uid, third.uid, "another connection of the first may do");
+        tried.add(&third, UNPROCESSED);
+        assert!(backend.pick(&mut tried).is_none());
+        assert_eq!((tried.count(), tried.unprocessed()), (3, 3));
+    }
+
+    #[test]
+    fn what_an_application_answered_or_lost_may_be_asked_of_it_again_if_there_is_no_other() {
+        let mut backend = Backend::new(1);
+        let mut tried = Tried::default();
+        let only = backend.pick(&mut tried).unwrap();
+        for outcome in [Outcome::Lost, Outcome::TimedOut] {
+            tried.add(&only, outcome);
+            assert!(backend.pick(&mut tried).is_some(), "{outcome:?}");
+        }
+        assert!(!tried.leaves_another(1));
+        tried.add(&only, Outcome::Silent);
+        assert!(backend.pick(&mut tried).is_none(), "it can't be reached");
+        assert_eq!((tried.reached(), tried.unprocessed()), (3, 0));
+    }
 }

@@ -367,7 +367,7 @@ fn check(routes: &[Route], requests: &[Get]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
     fn http_requests_find_what_the_standard_says(

@@ -102,3 +102,155 @@ impl Counter {
         self.counts().values().sum()
     }
 }
+
+/// What a [`Scripted`] application does with each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Does {
+    /// Answers with this status, and with its name.
+    Answer(u16),
+    /// Takes the request, and never answers.
+    Hang,
+    /// Answers 200 after so long.
+    Wait(Duration),
+    /// Answers 503 with `Retry-After`, in seconds.
+    Later(u64),
+    /// Reads the request, and closes the connection.
+    Close,
+    /// Answers a gRPC call with this status, without content.
+    Grpc(u16),
+}
+
+/// A head as a [`Scripted`] application saw it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: http::Method,
+    pub target: String,
+    pub headers: http::HeaderMap,
+    pub body: bytes::Bytes,
+}
+
+impl Seen {
+    /// A field of it; empty if it is not there.
+    pub fn field(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("text"))
+    }
+}
+
+/// An application over HTTP/1.1 and HTTP/2 that does as the test says, and remembers what it saw.
+#[derive(Clone, Debug)]
+pub struct Scripted {
+    name: String,
+    does: Arc<Mutex<Does>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Scripted {
+    /// Serves a port of a workload, in its name; it answers 200.
+    pub async fn serve(workload: &Workload, port: u16) -> Self {
+        let application = Self {
+            name: workload.name.clone(),
+            does: Arc::new(Mutex::new(Does::Answer(200))),
+            seen: Arc::default(),
+        };
+        let (listener, served) = (workload.listen(port).await, application.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).ok();
+                let application = served.clone();
+                let service = service_fn(move |request| application.clone().answer(request));
+                tokio::spawn(async move {
+                    let builder =
+                        hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+                    // An error is what the test wants, or the end of the client.
+                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        application
+    }
+
+    /// From now on it does this.
+    pub fn will(&self, does: Does) {
+        *self.does.lock().expect("a script") = does;
+    }
+
+    /// All that it saw.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("heads").clone()
+    }
+
+    /// How many requests it saw.
+    pub fn count(&self) -> usize {
+        self.seen.lock().expect("heads").len()
+    }
+
+    /// How often it saw each `x-id`.
+    pub fn counts(&self) -> HashMap<String, usize> {
+        let mut counts = HashMap::new();
+        for seen in self.seen() {
+            *counts.entry(seen.field("x-id").to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<bytes::Bytes>>, std::io::Error> {
+        let (head, body) = request.into_parts();
+        let body = body
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
+        self.seen.lock().expect("heads").push(Seen {
+            method: head.method,
+            target: head
+                .uri
+                .path_and_query()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            headers: head.headers,
+            body,
+        });
+        let mut response = Response::new(Full::new(bytes::Bytes::from(self.name.clone())));
+        let does = *self.does.lock().expect("a script");
+        match does {
+            Does::Answer(status) => *response.status_mut() = status.try_into().expect("a status"),
+            Does::Hang => std::future::pending().await,
+            Does::Wait(time) => tokio::time::sleep(time).await,
+            Does::Later(seconds) => {
+                *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+                response.headers_mut().insert("retry-after", seconds.into());
+            }
+            Does::Close => return Err(std::io::Error::other("as the test wants it")),
+            Does::Grpc(status) => {
+                *response.body_mut() = Full::default();
+                response
+                    .headers_mut()
+                    .insert("content-type", http::HeaderValue::from_static("application/grpc"));
+                response.headers_mut().insert("grpc-status", status.into());
+            }
+        }
+        response
+            .headers_mut()
+            .insert("x-server", self.name.parse().expect("a name"));
+        Ok(response)
+    }
+}
+
+/// Expects that a connection was cut.
+pub fn assert_refused(result: std::io::Result<()>) {
+    let error = result.expect_err("a connection that is cut");
+    assert!(
+        matches!(
+            error.kind(),
+            std::io::ErrorKind::ConnectionReset
+                | std::io::ErrorKind::BrokenPipe
+                | std::io::ErrorKind::UnexpectedEof
+        ),
+        "{error}"
+    );
+}

@@ -70,6 +70,8 @@ pub struct Workload {
     pub meshed: bool,
     /// Names, numbers and protocols; no protocol is to be detected.
     pub ports: Vec<(&'static str, u16, &'static str)>,
+    /// Labels beside `app`, each with a comma before it.
+    pub labels: String,
     /// Ports on its address, and services with ports.
     pub binds: Vec<(u16, String)>,
     /// More lines of its configuration file.
@@ -99,6 +101,8 @@ pub struct Mesh {
     directory: TempDir,
     /// Lines of `MeshConfig.spec`.
     pub config: String,
+    /// More documents.
+    pub documents: String,
     services: Vec<Service>,
     pub workloads: Vec<Workload>,
     sidecars: Vec<Sidecar>,
@@ -124,6 +128,7 @@ impl Workload {
             address: unused_address(),
             meshed: true,
             ports: Vec::new(),
+            labels: String::new(),
             binds: Vec::new(),
             extra: String::new(),
             certificates: "certs",
@@ -145,6 +150,12 @@ impl Workload {
 
     pub fn identity(&self) -> String {
         format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/{}", self.account)
+    }
+
+    /// With one more label.
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        let _ = write!(self.labels, ", {name}: {value}");
+        self
     }
 
     /// A port of its address, where its application listens.
@@ -186,10 +197,11 @@ impl Workload {
             })
             .collect();
         format!(
-            "---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {}, labels: {{app: {}}}}}\n\
+            "---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {}, labels: {{app: {}{}}}}}\n\
              spec: {{address: {}, {mesh_port}serviceAccount: {}, ports: [{}]}}\n",
             self.name,
             self.account,
+            self.labels,
             self.address,
             self.listed_account,
             ports.join(", "),
@@ -250,6 +262,7 @@ impl Mesh {
         Self {
             directory: tempfile::tempdir().expect("make a directory"),
             config: String::new(),
+            documents: String::new(),
             services: Vec::new(),
             workloads: Vec::new(),
             sidecars: Vec::new(),
@@ -368,6 +381,7 @@ impl Mesh {
         for workload in &self.workloads {
             text.push_str(&workload.document());
         }
+        text.push_str(&self.documents);
         self.write("mesh.yaml", &text);
     }
 

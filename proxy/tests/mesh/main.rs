@@ -17,6 +17,8 @@ mod http1;
 mod http2;
 mod operate;
 mod policy;
+mod resilience;
 mod retry;
+mod routing;
 mod tcp;
 mod websocket;

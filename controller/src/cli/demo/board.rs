@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::plan::{self, Application, Member};
+use super::{
+    call::Answer,
+    documents,
+    plan::{self, Application, Member},
+};
 
 /// How far back a rate and a percentile look.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -20,6 +24,8 @@ const MAX_REASONS: usize = 20;
 pub(super) enum Flow {
     /// HTTP/1.1 requests that may be repeated.
     Catalog,
+    /// The same from testers.
+    Testers,
     /// The same to the service of the first step.
     Stable,
     /// gRPC calls.
@@ -32,8 +38,9 @@ pub(super) enum Flow {
 
 impl Flow {
     /// All of them, as they are listed.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Catalog,
+        Self::Testers,
         Self::Stable,
         Self::Cart,
         Self::Checkout,
@@ -43,7 +50,7 @@ impl Flow {
     /// Whose sidecar takes the requests.
     pub(super) fn from(self) -> &'static Member {
         match self {
-            Self::Catalog | Self::Stable | Self::Cart | Self::Checkout => &plan::FRONTEND,
+            Self::Catalog | Self::Testers | Self::Stable | Self::Cart | Self::Checkout => &plan::FRONTEND,
             Self::Orders => &plan::CHECKOUT_0,
         }
     }
@@ -51,7 +58,7 @@ impl Flow {
     /// Who answers them.
     pub(super) fn application(self) -> &'static Application {
         match self {
-            Self::Catalog | Self::Stable => &plan::CATALOG,
+            Self::Catalog | Self::Testers | Self::Stable => &plan::CATALOG,
             Self::Cart => &plan::CART,
             Self::Checkout => &plan::CHECKOUT,
             Self::Orders => &plan::ORDERS,
@@ -61,15 +68,33 @@ impl Flow {
     /// The service that is called.
     pub(super) fn service(self) -> &'static str {
         match self {
-            Self::Stable => plan::STABLE,
-            Self::Catalog | Self::Cart | Self::Checkout | Self::Orders => self.application().service,
+            Self::Stable => documents::STABLE,
+            Self::Catalog | Self::Testers | Self::Cart | Self::Checkout | Self::Orders => {
+                self.application().service
+            }
+        }
+    }
+
+    /// What the requests are for, as they are told apart: testers call the same service as others do.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Testers => "catalog, testers",
+            other => other.service(),
+        }
+    }
+
+    /// Whether it is there before any step.
+    pub(super) fn is_from_the_start(self) -> bool {
+        match self {
+            Self::Testers | Self::Stable => false,
+            Self::Catalog | Self::Cart | Self::Checkout | Self::Orders => true,
         }
     }
 
     /// What is spoken.
     pub(super) fn protocol(self) -> &'static str {
         match self {
-            Self::Catalog | Self::Stable | Self::Checkout => "HTTP/1.1",
+            Self::Catalog | Self::Testers | Self::Stable | Self::Checkout => "HTTP/1.1",
             Self::Cart => "gRPC",
             Self::Orders => "TCP",
         }
@@ -112,8 +137,30 @@ pub(super) struct Recent {
     pub(super) failed: u64,
     pub(super) p50: Duration,
     pub(super) p99: Duration,
-    /// Right answers by the workload that gave them, in percent, where an answer tells.
+    /// Right answers by the version that gave them, in percent, where an answer tells.
     pub(super) shares: BTreeMap<&'static str, u64>,
+}
+
+/// How one version of a service does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Version {
+    /// Right answers a second.
+    pub(super) rate: f64,
+    /// Of the right answers of all versions, in percent, at the moment.
+    pub(super) share: u64,
+    /// Of all time.
+    pub(super) answered: u64,
+    /// Wrong answers that tell that they are its own, of all time.
+    pub(super) failed: u64,
+    /// Of all right answers, those of each replica in percent, at the moment.
+    pub(super) replicas: BTreeMap<&'static str, u64>,
+}
+
+/// What a workload has answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) answered: u64,
+    pub(super) failed: u64,
 }
 
 /// All of it.
@@ -129,15 +176,16 @@ struct FlowCount {
     answered: u64,
     failed: u64,
     /// Of all time, by the workload that answered.
-    by_member: BTreeMap<&'static str, u64>,
-    recent: VecDeque<Answer>,
+    by_member: BTreeMap<&'static str, (&'static Member, Told)>,
+    recent: VecDeque<Right>,
 }
 
+/// A right answer.
 #[derive(Clone, Copy, Debug)]
-struct Answer {
+struct Right {
     at: Instant,
     took: Duration,
-    by: Option<&'static str>,
+    by: Option<&'static Member>,
 }
 
 impl Board {
@@ -185,7 +233,22 @@ impl Board {
         self.flows
             .iter()
             .filter_map(|flow| flow.by_member.get(member.name))
+            .map(|(_, told)| told.answered)
             .sum()
+    }
+
+    /// How many right answers each version has given to the requests of a flow.
+    pub(super) fn by_version(&self, flow: Flow) -> BTreeMap<&'static str, u64> {
+        let mut versions = BTreeMap::new();
+        let members = self
+            .flows
+            .get(flow as usize)
+            .into_iter()
+            .flat_map(|flow| flow.by_member.values());
+        for (member, told) in members {
+            *versions.entry(member.version).or_default() += told.answered;
+        }
+        versions
     }
 
     /// How many requests of a flow were answered, and how many failed.
@@ -205,7 +268,7 @@ impl Board {
 
     /// It ended: with the right answer, and from whom if the answer tells, or else with what was wrong.
     #[expect(clippy::needless_pass_by_value, reason = "a request ends once")]
-    pub(super) fn on_end(&mut self, sent: Sent, result: Result<Option<&'static str>, String>, now: Instant) {
+    pub(super) fn on_end(&mut self, sent: Sent, result: Answer, now: Instant) {
         let Some(part) = self.parts.get_mut(sent.part.0) else {
             return;
         };
@@ -219,16 +282,19 @@ impl Board {
                 part.longest = part.longest.max(took);
                 flow.answered += 1;
                 if let Some(by) = by {
-                    *flow.by_member.entry(by).or_default() += 1;
+                    flow.told(by).answered += 1;
                 }
                 if flow.recent.len() >= MAX_RECENT {
                     flow.recent.pop_front();
                 }
-                flow.recent.push_back(Answer { at: now, took, by });
+                flow.recent.push_back(Right { at: now, took, by });
             }
-            Err(reason) => {
+            Err(wrong) => {
                 flow.failed += 1;
-                let reason = format!("{}: {reason}", sent.flow.service());
+                if let Some(by) = wrong.by {
+                    flow.told(by).failed += 1;
+                }
+                let reason = format!("{}: {}", sent.flow.name(), wrong.why);
                 let known = part.failures.len() < MAX_REASONS || part.failures.contains_key(&reason);
                 let reason = if known { reason } else { "other reasons".to_owned() };
                 *part.failures.entry(reason).or_default() += 1;
@@ -238,41 +304,86 @@ impl Board {
 
     /// How a flow does, in the last few seconds.
     pub(super) fn recent(&mut self, flow: Flow, now: Instant) -> Recent {
-        let window = WINDOW
-            .min(now.saturating_duration_since(self.begun))
-            .as_secs_f64();
+        let window = self.window(now);
         let Some(flow) = self.flows.get_mut(flow as usize) else {
             return Recent::default();
         };
-        while flow
-            .recent
-            .front()
-            .is_some_and(|answer| now.saturating_duration_since(answer.at) > WINDOW)
-        {
-            flow.recent.pop_front();
-        }
+        flow.forget(now);
         let mut took: Vec<_> = flow.recent.iter().map(|answer| answer.took).collect();
         took.sort_unstable();
         let at = |percent: usize| {
             let last = took.len().saturating_sub(1);
             took.get(last * percent / 100).copied().unwrap_or_default()
         };
+        Recent {
+            rate: flow.recent.len() as f64 / window,
+            answered: flow.answered,
+            failed: flow.failed,
+            p50: at(50),
+            p99: at(99),
+            shares: flow.shares(|member| member.version),
+        }
+    }
+
+    /// How the versions that answer a flow do, in the last few seconds.
+    pub(super) fn versions(&mut self, flow: Flow, now: Instant) -> BTreeMap<&'static str, Version> {
+        let window = self.window(now);
+        let Some(flow) = self.flows.get_mut(flow as usize) else {
+            return BTreeMap::new();
+        };
+        flow.forget(now);
+        let (shares, replicas) = (
+            flow.shares(|member| member.version),
+            flow.shares(|member| member.name),
+        );
+        let mut versions: BTreeMap<_, Version> = BTreeMap::new();
+        for (member, told) in flow.by_member.values() {
+            let version = versions.entry(member.version).or_default();
+            version.answered += told.answered;
+            version.failed += told.failed;
+            let share = replicas.get(member.name).copied().unwrap_or_default();
+            version.replicas.insert(member.name, share);
+        }
+        for (name, version) in &mut versions {
+            version.share = shares.get(name).copied().unwrap_or_default();
+            let is_its = |answer: &&Right| answer.by.is_some_and(|by| by.version == *name);
+            version.rate = flow.recent.iter().filter(is_its).count() as f64 / window;
+        }
+        versions
+    }
+
+    /// How long the time is that rates are of, in seconds.
+    fn window(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.begun);
+        WINDOW.min(age).as_secs_f64().max(0.001)
+    }
+}
+
+impl FlowCount {
+    fn told(&mut self, by: &'static Member) -> &mut Told {
+        let (_, told) = self.by_member.entry(by.name).or_insert((by, Told::default()));
+        told
+    }
+
+    /// Drops what is too old to count as recent.
+    fn forget(&mut self, now: Instant) {
+        let is_old = |answer: &Right| now.saturating_duration_since(answer.at) > WINDOW;
+        while self.recent.front().is_some_and(is_old) {
+            self.recent.pop_front();
+        }
+    }
+
+    /// Recent answers in percent, by something of who gave them.
+    fn shares(&self, key: impl Fn(&'static Member) -> &'static str) -> BTreeMap<&'static str, u64> {
         let mut shares = BTreeMap::new();
-        for by in flow.recent.iter().filter_map(|answer| answer.by) {
-            *shares.entry(by).or_insert(0) += 1;
+        for by in self.recent.iter().filter_map(|answer| answer.by) {
+            *shares.entry(key(by)).or_insert(0) += 1;
         }
         let told: u64 = shares.values().sum();
         for share in shares.values_mut() {
             *share = (*share * 100 + told / 2) / told.max(1);
         }
-        Recent {
-            rate: flow.recent.len() as f64 / window.max(0.001),
-            answered: flow.answered,
-            failed: flow.failed,
-            p50: at(50),
-            p99: at(99),
-            shares,
-        }
+        shares
     }
 }
 
@@ -291,8 +402,13 @@ impl Count {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::demo::{call::Wrong, plan::MEMBERS};
 
     const MS: Duration = Duration::from_millis(1);
+
+    fn member(name: &str) -> &'static Member {
+        MEMBERS.into_iter().find(|member| member.name == name).unwrap()
+    }
 
     #[test]
     fn a_request_counts_for_the_part_in_which_it_began() {
@@ -304,7 +420,7 @@ mod tests {
         assert_eq!(board.count(first).open(), 1);
         let other = board.on_sent(Flow::Cart, now);
         board.on_end(slow, Ok(None), now + 70 * MS);
-        board.on_end(other, Err("no".to_owned()), now + MS);
+        board.on_end(other, Err("no".to_owned().into()), now + MS);
         let (first, second) = (board.count(first), board.count(second));
         assert_eq!((first.requests, first.answered, first.failed()), (1, 1, 0));
         assert_eq!(first.longest, 70 * MS);
@@ -321,25 +437,54 @@ mod tests {
         for number in 0..200 {
             let at = begun + number * 50 * MS;
             let sent = board.on_sent(Flow::Catalog, at);
-            let by = if number % 4 == 0 {
-                "catalog-v2"
-            } else {
-                "catalog-v1"
+            let by = match number % 4 {
+                0 => "catalog-v2-0",
+                1 => "catalog-v1-1",
+                _ => "catalog-v1-0",
             };
             // The old answers are slow, and are forgotten.
             let took = if number < 50 { 500 * MS } else { MS };
-            board.on_end(sent, Ok(Some(by)), at + took);
+            board.on_end(sent, Ok(Some(member(by))), at + took);
         }
         let recent = board.recent(Flow::Catalog, begun + 9_951 * MS);
         assert!((19.9..=20.2).contains(&recent.rate), "{recent:?}");
         assert_eq!((recent.answered, recent.failed), (200, 0));
         assert_eq!((recent.p50, recent.p99), (MS, MS));
+        assert_eq!(recent.shares, BTreeMap::from([("v1", 75), ("v2", 25)]));
+        assert_eq!(board.answered_by(member("catalog-v2-0")), 50);
         assert_eq!(
-            recent.shares,
-            BTreeMap::from([("catalog-v1", 75), ("catalog-v2", 25)])
+            board.by_version(Flow::Catalog),
+            BTreeMap::from([("v1", 150), ("v2", 50)])
         );
-        assert_eq!(board.answered_by(&plan::CATALOG_V2), 50);
+        assert!(board.by_version(Flow::Testers).is_empty());
         assert_eq!(board.recent(Flow::Orders, begun + 9_951 * MS), Recent::default());
+    }
+
+    #[test]
+    fn a_version_has_the_errors_that_its_replicas_gave() {
+        let begun = Instant::now();
+        let mut board = Board::new(begun);
+        let now = begun + 1_000 * MS;
+        let mut end = |answer: Answer| {
+            let sent = board.on_sent(Flow::Catalog, begun);
+            board.on_end(sent, answer, now);
+        };
+        for name in ["catalog-v1-0", "catalog-v1-0", "catalog-v1-1", "catalog-v2-0"] {
+            end(Ok(Some(member(name))));
+        }
+        for by in [Some(member("catalog-v1-1")), None] {
+            let why = "status 503".to_owned();
+            end(Err(Wrong { why, by }));
+        }
+        let versions = board.versions(Flow::Catalog, now);
+        let told = |version: &Version| (version.answered, version.failed, version.share);
+        assert_eq!(told(&versions["v1"]), (3, 1, 75));
+        assert_eq!(told(&versions["v2"]), (1, 0, 25));
+        assert_eq!(
+            versions["v1"].replicas,
+            BTreeMap::from([("catalog-v1-0", 50), ("catalog-v1-1", 25)])
+        );
+        assert_eq!(versions["v1"].rate, 3.0);
     }
 
     #[test]
@@ -360,7 +505,7 @@ mod tests {
         let mut board = Board::new(now);
         for number in 0..100 {
             let sent = board.on_sent(Flow::Cart, now);
-            board.on_end(sent, Err(number.to_string()), now);
+            board.on_end(sent, Err(number.to_string().into()), now);
         }
         let count = board.count(board.part());
         assert_eq!(count.failed(), 100);

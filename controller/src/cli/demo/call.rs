@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header::HOST};
+use http::{HeaderMap, Request, StatusCode, header::HOST, request::Builder};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -17,12 +17,13 @@ use tokio::{
 };
 use weft_lab::{
     client::grpc,
-    services::{grpc::code, small_answer, tcp::banner},
+    services::{grpc::code, http::NAME_FIELD, small_answer, tcp::banner},
 };
 
 use super::{
     board::Flow,
-    plan::{self, CART, CATALOG, CHECKOUT, Member, ORDERS, Subnet},
+    documents::{STABLE, TESTER},
+    plan::{self, CART, CATALOG, CHECKOUT, MEMBERS, Member, ORDERS, Subnet, V1, V2},
 };
 
 /// How long any one answer may take.
@@ -33,7 +34,21 @@ const MAX_IDLE: Duration = Duration::from_secs(2);
 const REASONS: [&str; 2] = ["weft-error", "weft-unprocessed"];
 
 /// The right answer, from this workload if the answer tells; or what was wrong.
-pub(super) type Answer = Result<Option<&'static str>, String>;
+pub(super) type Answer = Result<Option<&'static Member>, Wrong>;
+
+/// What was wrong with a request's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub(super) why: String,
+    /// Who answered, if the answer tells.
+    pub(super) by: Option<&'static Member>,
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Self {
+        Self { why, by: None }
+    }
+}
 
 /// The applications that call others, with their connections to their sidecars.
 pub(super) struct Callers {
@@ -82,43 +97,43 @@ impl Callers {
     pub(super) async fn call(&self, flow: Flow, stable_port: u16, number: u64) -> Answer {
         let call = async {
             match flow {
-                Flow::Catalog => {
-                    let body = self.http(Method::GET, "/", &CATALOG.host(), Bytes::new()).await?;
-                    version_of(&body, CATALOG.members())
+                Flow::Catalog => self.catalog(get(&CATALOG.host()), &[V1, V2]).await,
+                Flow::Testers => {
+                    let (field, value) = TESTER;
+                    self.catalog(get(&CATALOG.host()).header(field, value), &[V2])
+                        .await
                 }
                 Flow::Stable => {
-                    let host = format!("{}.default:{stable_port}", plan::STABLE);
-                    let body = self.http(Method::GET, "/", &host, Bytes::new()).await?;
-                    version_of(&body, [&plan::CATALOG_V1].into_iter())
+                    let host = format!("{STABLE}.default:{stable_port}");
+                    self.catalog(get(&host), &[V1]).await
                 }
                 Flow::Checkout => {
                     let order = Bytes::from(format!("order {number}"));
-                    let body = self
-                        .http(Method::POST, "/echo", &CHECKOUT.host(), order.clone())
-                        .await?;
-                    same(&body, &order)
+                    let request = Request::post("/echo").header(HOST, CHECKOUT.host());
+                    let body = self.http(request, order.clone()).await?;
+                    Ok(same(&body, &order)?)
                 }
-                Flow::Cart => self.grpc(number).await,
-                Flow::Orders => self.tcp(number).await,
+                Flow::Cart => Ok(self.grpc(number).await?),
+                Flow::Orders => Ok(self.tcp(number).await?),
             }
         };
         match tokio::time::timeout(PATIENCE, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+            Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs()).into()),
         }
     }
 
-    async fn http(&self, method: Method, path: &str, host: &str, body: Bytes) -> Result<Bytes, String> {
+    /// One that a workload of these versions of the catalog must answer.
+    async fn catalog(&self, request: Builder, versions: &[&str]) -> Answer {
+        judged(&self.http(request, Bytes::new()).await?, versions)
+    }
+
+    async fn http(&self, request: Builder, body: Bytes) -> Result<Bytes, Wrong> {
         let mut connection = match self.http.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
             None => connect_http(self.subnet.outbound(&plan::FRONTEND)).await?,
         };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, host)
-            .body(Full::new(body))
-            .map_err(|error| error.to_string())?;
+        let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
         connection.ready().await.map_err(|error| error.to_string())?;
         let answer = connection
             .send_request(request)
@@ -133,14 +148,13 @@ impl Callers {
         if head.status == StatusCode::OK {
             return Ok(body.to_bytes());
         }
-        Err(format!(
-            "status {} {}",
-            head.status.as_u16(),
-            reason(&head.headers)
-        ))
+        Err(Wrong {
+            why: format!("status {} {}", head.status.as_u16(), reason(&head.headers)),
+            by: by(&head.headers),
+        })
     }
 
-    async fn grpc(&self, number: u64) -> Answer {
+    async fn grpc(&self, number: u64) -> Result<Option<&'static Member>, String> {
         let mut connection = match self.grpc.take() {
             Some(connection) => connection,
             None => grpc::Connection::open(self.subnet.outbound(&plan::FRONTEND), &CART.host())
@@ -165,7 +179,7 @@ impl Callers {
     }
 
     /// A connection each: the server's banner, an echo, and a half-close that it answers with its own.
-    async fn tcp(&self, number: u64) -> Answer {
+    async fn tcp(&self, number: u64) -> Result<Option<&'static Member>, String> {
         let text = |error: std::io::Error| error.to_string();
         let mut stream = TcpStream::connect(self.subnet.orders()).await.map_err(text)?;
         let expected = banner(ORDERS.service);
@@ -194,19 +208,36 @@ async fn connect_http(address: SocketAddr) -> Result<http1::SendRequest<Full<Byt
     Ok(connection)
 }
 
-/// Whose answer it is.
-fn version_of(body: &[u8], mut members: impl Iterator<Item = &'static Member>) -> Answer {
-    match members.find(|member| *body == *small_answer(member.name)) {
-        Some(member) => Ok(Some(member.name)),
-        None => Err("another answer".to_owned()),
-    }
+fn get(host: &str) -> Builder {
+    Request::get("/").header(HOST, host)
 }
 
-fn same(received: &[u8], expected: &[u8]) -> Answer {
+fn same(received: &[u8], expected: &[u8]) -> Result<Option<&'static Member>, String> {
     match received == expected {
         true => Ok(None),
         false => Err("another answer".to_owned()),
     }
+}
+
+/// Whose answer it is, which must be of one of these versions of the catalog.
+fn judged(body: &[u8], versions: &[&str]) -> Answer {
+    match CATALOG
+        .members()
+        .find(|member| *body == *small_answer(member.name))
+    {
+        Some(member) if versions.contains(&member.version) => Ok(Some(member)),
+        Some(member) => Err(Wrong {
+            why: format!("an answer of {}", member.version),
+            by: Some(member),
+        }),
+        None => Err("another answer".to_owned().into()),
+    }
+}
+
+/// The workload whose application gave an answer, also one that is wrong.
+fn by(headers: &HeaderMap) -> Option<&'static Member> {
+    let name = headers.get(NAME_FIELD)?;
+    MEMBERS.into_iter().find(|member| member.name == name)
 }
 
 fn reason(headers: &HeaderMap) -> &str {
@@ -222,10 +253,21 @@ mod tests {
 
     #[test]
     fn only_the_versions_that_may_answer_do() {
-        let v2 = small_answer("catalog-v2");
-        assert_eq!(version_of(&v2, CATALOG.members()), Ok(Some("catalog-v2")));
-        assert!(version_of(&v2, [&plan::CATALOG_V1].into_iter()).is_err());
-        assert!(version_of(b"catalog-v1", CATALOG.members()).is_err());
+        let v2 = small_answer("catalog-v2-0");
+        let name = |answer: Answer| answer.map(|by| by.map(|member| member.name));
+        assert_eq!(name(judged(&v2, &[V1, V2])), Ok(Some("catalog-v2-0")));
+        let wrong = judged(&v2, &[V1]).unwrap_err();
+        assert!(wrong.why.contains(V2), "{wrong:?}");
+        assert_eq!(wrong.by.map(|member| member.version), Some(V2));
+        assert!(judged(b"catalog-v1-0", &[V1, V2]).is_err());
+    }
+
+    #[test]
+    fn a_wrong_answer_tells_whose_it_is() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(by(&headers), None);
+        headers.insert(NAME_FIELD, "catalog-v1-1".parse().unwrap());
+        assert_eq!(by(&headers).map(|member| member.version), Some(V1));
     }
 
     #[test]

@@ -55,14 +55,14 @@ impl Control {
         &self.file
     }
 
-    /// Applies documents; gives the revision of the store after it.
+    /// Applies the documents of a file; gives the revision of the store after it.
     ///
     /// # Errors
     /// It cannot be called, or it refuses.
-    pub(super) async fn apply(&mut self, text: String) -> Result<u64, String> {
+    pub(super) async fn apply(&mut self, file: &str, text: String) -> Result<u64, String> {
         let request = ApplyRequest {
             sources: vec![SourceText {
-                name: "the demo's documents".to_owned(),
+                name: file.to_owned(),
                 text,
             }],
             ..ApplyRequest::default()

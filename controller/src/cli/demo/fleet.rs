@@ -157,6 +157,7 @@ impl Fleet {
         };
         let mut command = self.command(&self.programs.own);
         command.args(["__lab", "services", kind, "--name", name]);
+        command.args(["--app-version", member.version]);
         command.args(["--listen", &address.to_string()]);
         let pid = self.spawn(Role::Application(member), command)?;
         let ready = Ready::Line(LISTENING.to_owned());

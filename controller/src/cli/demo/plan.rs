@@ -1,4 +1,4 @@
-//! Who takes part in the demo, on which addresses, and what the mesh is told of them.
+//! Who takes part in the demo, on which addresses, and what each sidecar is told at its start.
 
 use std::{
     fmt, io,
@@ -36,20 +36,27 @@ service Echo {
 /// The file of [`ECHO_PROTO`].
 pub(super) const ECHO_PROTO_FILE: &str = "echo.proto";
 
+/// The versions of the catalog; of other services there is the first alone.
+pub(super) const V1: &str = "v1";
+pub(super) const V2: &str = "v2";
+
 /// The workload that customers would reach. The demo itself is its application.
 pub(super) static FRONTEND: Member = Member::new("frontend", "frontend", 2);
-/// The two versions of one service.
-pub(super) static CATALOG_V1: Member = Member::new("catalog-v1", "catalog", 3).serving(&CATALOG, "v1");
-pub(super) static CATALOG_V2: Member = Member::new("catalog-v2", "catalog", 4).serving(&CATALOG, "v2");
-static CART_0: Member = Member::new("cart-0", "cart", 5).serving(&CART, "v1");
+/// Two replicas of the old version of one service, and one of the new.
+pub(super) static CATALOG_V1_0: Member = Member::new("catalog-v1-0", "catalog", 3).serving(&CATALOG, V1);
+/// The replica that bad things happen to.
+pub(super) static CATALOG_V1_1: Member = Member::new("catalog-v1-1", "catalog", 8).serving(&CATALOG, V1);
+static CATALOG_V2_0: Member = Member::new("catalog-v2-0", "catalog", 4).serving(&CATALOG, V2);
+static CART_0: Member = Member::new("cart-0", "cart", 5).serving(&CART, V1);
 /// It also calls: `orders`, through a port of its sidecar.
-pub(super) static CHECKOUT_0: Member = Member::new("checkout-0", "checkout", 6).serving(&CHECKOUT, "v1");
-static ORDERS_0: Member = Member::new("orders-0", "orders", 7).serving(&ORDERS, "v1");
+pub(super) static CHECKOUT_0: Member = Member::new("checkout-0", "checkout", 6).serving(&CHECKOUT, V1);
+static ORDERS_0: Member = Member::new("orders-0", "orders", 7).serving(&ORDERS, V1);
 
 /// All workloads of the shop, in the order of their start.
-pub(super) static MEMBERS: [&Member; 6] = [
-    &CATALOG_V1,
-    &CATALOG_V2,
+pub(super) static MEMBERS: [&Member; 7] = [
+    &CATALOG_V1_0,
+    &CATALOG_V1_1,
+    &CATALOG_V2_0,
     &CART_0,
     &CHECKOUT_0,
     &ORDERS_0,
@@ -85,13 +92,8 @@ pub(super) static ORDERS: Application = Application {
     target: 5432,
 };
 
-/// The service that the first step makes.
-pub(super) const STABLE: &str = "catalog-stable";
-/// The first of its ports that a change adds; the next change adds the next one.
-const STABLE_PORT: u16 = 8_000;
-
 /// A workload.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) name: &'static str,
     /// Its service account, and its label `app`.
@@ -105,7 +107,7 @@ pub(super) struct Member {
 }
 
 /// An example service of the lab.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Application {
     /// The Service, in the namespace `default`.
     pub(super) service: &'static str,
@@ -257,7 +259,7 @@ impl Member {
         Self {
             name,
             account,
-            version: "v1",
+            version: V1,
             host,
             application: None,
         }
@@ -344,21 +346,6 @@ impl Member {
 }
 
 impl Application {
-    fn document(&self) -> String {
-        let Self {
-            service,
-            protocol,
-            port,
-            target,
-            ..
-        } = self;
-        format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {service}, namespace: default}}\n\
-             spec:\n  selector: {{app: {service}}}\n  \
-             ports: [{{name: {protocol}, port: {port}, targetPort: {target}, appProtocol: {protocol}}}]\n"
-        )
-    }
-
     /// As gRPC and HTTP clients name it.
     pub(super) fn host(&self) -> String {
         format!("{}.default", self.service)
@@ -375,56 +362,6 @@ impl Application {
     }
 }
 
-/// The documents that the mesh begins with.
-pub(super) fn documents(subnet: Subnet) -> String {
-    let mut text = mesh_config(subnet, 0);
-    for application in [&CATALOG, &CART, &CHECKOUT, &ORDERS] {
-        text += &application.document();
-    }
-    text
-}
-
-/// The documents of the first step, the `number`th time, from 1: a service that only the first version of the
-/// catalog stands behind, on one more port each time (and still on the one before, which traffic uses until every
-/// sidecar knows the new one), and one more range of addresses of the mesh, which every sidecar must hear of.
-pub(super) fn change(subnet: Subnet, number: u16) -> String {
-    let Application { protocol, target, .. } = CATALOG;
-    let port = |number: u16| {
-        format!(
-            "{{name: {protocol}-{number}, port: {}, targetPort: {target}, appProtocol: {protocol}}}",
-            stable_port(number)
-        )
-    };
-    let ports = match number {
-        0 | 1 => port(1),
-        _ => format!("{}, {}", port(number - 1), port(number)),
-    };
-    format!(
-        "{}---\napiVersion: v1\nkind: Service\nmetadata: {{name: {STABLE}, namespace: default}}\n\
-         spec:\n  selector: {{app: {}, version: {}}}\n  ports: [{ports}]\n",
-        mesh_config(subnet, number),
-        CATALOG_V1.account,
-        CATALOG_V1.version,
-    )
-}
-
-/// The port of the stable service that the `number`th change added.
-pub(super) fn stable_port(number: u16) -> u16 {
-    STABLE_PORT + number % 1_000
-}
-
-/// The settings of the mesh after so many changes: each adds a range for documentation (RFC 5737).
-fn mesh_config(subnet: Subnet, changes: u16) -> String {
-    let mut ranges = format!("\"{subnet}/24\"");
-    if changes > 0 {
-        ranges += &format!(", \"192.0.2.{}/32\"", changes % 256);
-    }
-    format!(
-        "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\n\
-         spec: {{trustDomain: {TRUST_DOMAIN}, meshRanges: [{ranges}]}}\n"
-    )
-}
-
 /// Where the demo keeps something of the controller's.
 pub(super) fn data_directory(directory: &Path) -> std::path::PathBuf {
     directory.join("controller")
@@ -432,43 +369,7 @@ pub(super) fn data_directory(directory: &Path) -> std::path::PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use weft_proto::{Source, parse::parse_documents};
-
     use super::*;
-
-    fn parsed(text: &str) -> weft_proto::model::Mesh {
-        match parse_documents(&[Source::new("demo", text)]) {
-            Ok(mesh) => mesh,
-            Err(errors) => panic!("{errors:?}\n{text}"),
-        }
-    }
-
-    #[test]
-    fn the_documents_are_right() {
-        let mesh = parsed(&documents(Subnet::default()));
-        let names: Vec<_> = mesh
-            .services
-            .iter()
-            .map(|service| service.name.to_string())
-            .collect();
-        assert_eq!(names.len(), 4, "{names:?}");
-        assert_eq!(CATALOG.members().count(), 2);
-    }
-
-    #[test]
-    fn a_change_keeps_the_port_that_traffic_uses() {
-        for number in [1, 2, 3, 999] {
-            let mesh = parsed(&change(Subnet::default(), number));
-            let ports: Vec<_> = mesh.services[0].ports.iter().map(|port| port.port).collect();
-            assert!(ports.contains(&stable_port(number)), "{ports:?}");
-            assert!(
-                number == 1 || ports.contains(&stable_port(number - 1)),
-                "{ports:?}"
-            );
-            assert_eq!(mesh.config.mesh_ranges.len(), 2);
-        }
-        assert_ne!(change(Subnet::default(), 1), change(Subnet::default(), 2));
-    }
 
     #[test]
     fn no_two_share_a_port() {

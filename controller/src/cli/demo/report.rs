@@ -73,7 +73,7 @@ impl Report {
             let (answered, failed) = board.map(|board| board.answers(*flow)).unwrap_or_default();
             json!({
                 "from": flow.from().account,
-                "to": flow.service(),
+                "to": flow.name(),
                 "protocol": flow.protocol(),
                 "answered": answered,
                 "failed": failed,
@@ -148,7 +148,7 @@ mod tests {
         let report = Report::default();
         assert_eq!(report.to_json(Some(&board), Duration::ZERO, None)["ok"], true);
         let sent = board.on_sent(Flow::Cart, now);
-        board.on_end(sent, Err("no".to_owned()), now);
+        board.on_end(sent, Err("no".to_owned().into()), now);
         let value = report.to_json(Some(&board), Duration::ZERO, None);
         assert_eq!((&value["ok"], &value["failed"]), (&json!(false), &json!(1)));
         let lines = report.summary(&board, Duration::ZERO, &Show::new(Output::Json));

@@ -6,7 +6,7 @@ use weft_tls::Credentials;
 use super::{
     DemoError, Shop,
     control::Pems,
-    plan::{CATALOG, CATALOG_V1},
+    plan::{CATALOG, CATALOG_V1_0},
     steps::failed,
 };
 use crate::cli::probe;
@@ -39,10 +39,10 @@ impl Shop {
         let credentials = kept.credentials(&now.bundle).map_err(failed(WHAT))?;
         match self.worth(&credentials).await? {
             (Err(controller), Err(sidecar)) => {
-                Ok([("the controller", controller), (CATALOG_V1.name, sidecar)])
+                Ok([("the controller", controller), (CATALOG_V1_0.name, sidecar)])
             }
             (Ok(()), _) => Err(failed(WHAT)("the controller still accepts it".to_owned())),
-            (_, Ok(())) => Err(failed(WHAT)(format!("{} still accepts it", CATALOG_V1.name))),
+            (_, Ok(())) => Err(failed(WHAT)(format!("{} still accepts it", CATALOG_V1_0.name))),
         }
     }
 
@@ -52,13 +52,13 @@ impl Shop {
         credentials: &Credentials,
     ) -> Result<(Result<(), String>, Result<(), String>), DemoError> {
         let controller = self.control.accepts(credentials).await;
-        let identity = CATALOG_V1.identity();
+        let identity = CATALOG_V1_0.identity();
         let identity = identity
             .parse()
             .map_err(|_| failed(WHAT)(format!("{identity} is none")))?;
         let sidecar = probe::call(
             credentials,
-            self.subnet.mesh(&CATALOG_V1),
+            self.subnet.mesh(&CATALOG_V1_0),
             &identity,
             CATALOG.host(),
             CATALOG.target.into(),

@@ -8,9 +8,10 @@ use super::{
     DemoError, Shop,
     board::Flow,
     call::PATIENCE,
+    documents::{self, STABLE},
     fleet::{Role, STARTUP},
     pages,
-    plan::{self, CATALOG_V2, MEMBERS},
+    plan::{CATALOG_V1_1, MEMBERS},
     progress::{Acks, Renewals, Rotation, missing},
     report::StepReport,
     show::Colour,
@@ -20,7 +21,7 @@ use crate::cli::human;
 
 /// How long a step may take on a machine that is busy with something else; a rotation is bounded by the lifetime of
 /// a certificate and the grace after it.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 /// Traffic after what was done, which may show late what it broke.
 const AFTER: Duration = Duration::from_secs(1);
 /// Within which sidecars renew, each at a moment of its own.
@@ -30,6 +31,9 @@ const RENEW_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Change,
+    Split,
+    Testers,
+    Bad,
     Leaves,
     Root,
     Controller,
@@ -38,8 +42,11 @@ pub(super) enum Step {
 
 impl Step {
     /// In their order.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Change,
+        Self::Split,
+        Self::Testers,
+        Self::Bad,
         Self::Leaves,
         Self::Root,
         Self::Controller,
@@ -61,6 +68,9 @@ impl Step {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Change => "change",
+            Self::Split => "split",
+            Self::Testers => "testers",
+            Self::Bad => "bad-replica",
             Self::Leaves => "rotate-leaves",
             Self::Root => "rotate-root",
             Self::Controller => "kill-controller",
@@ -72,29 +82,34 @@ impl Step {
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Change => "change the configuration of every sidecar",
+            Self::Split => "send a tenth of the catalog's requests to its new version",
+            Self::Testers => "send testers to the new version",
+            Self::Bad => "let catalog-v1-1 answer 503 for a while",
             Self::Leaves => "renew every certificate",
             Self::Root => "rotate the root",
             Self::Controller => "kill the controller for a while",
-            Self::Replica => "kill catalog-v2 with its sidecar, and start it again",
+            Self::Replica => "kill catalog-v1-1 with its sidecar, and start it again",
         }
     }
 }
 
 /// How long something may still take.
-struct Limit {
+pub(super) struct Limit {
     begun: Instant,
     limit: Duration,
 }
 
 impl Limit {
-    fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         Self {
             begun: Instant::now(),
             limit,
         }
     }
 
-    fn check(&self, step: &str, state: impl FnOnce() -> String) -> Result<(), DemoError> {
+    /// # Errors
+    /// The time is over: what it was for, and how far it is.
+    pub(super) fn check(&self, step: &str, state: impl FnOnce() -> String) -> Result<(), DemoError> {
         match self.begun.elapsed() < self.limit {
             true => Ok(()),
             false => Err(DemoError::Step {
@@ -122,6 +137,9 @@ impl Shop {
         let begun = Instant::now();
         let detail = match step {
             Step::Change => self.change().await?,
+            Step::Split => self.split().await?,
+            Step::Testers => self.testers().await?,
+            Step::Bad => self.bad_replica().await?,
             Step::Leaves => self.renew_leaves().await?,
             Step::Root => self.rotate_root().await?,
             Step::Controller => self.kill_controller().await?,
@@ -157,11 +175,12 @@ impl Shop {
         const WHAT: &str = "apply a change";
         self.changes += 1;
         let begun = Instant::now();
-        let text = plan::change(self.subnet, self.changes);
-        let revision = self.control.apply(text).await.map_err(failed(WHAT))?;
+        let document = documents::change(self.subnet, self.changes);
+        let revision = self.control.apply(document.file, document.text).await;
+        let revision = revision.map_err(failed(WHAT))?;
         self.show.say(format_args!(
-            "  applied as revision {revision}: MeshConfig mesh, Service default/{}",
-            plan::STABLE
+            "  applied as revision {revision}: {}",
+            document.names
         ));
         let mut acks = Acks::new(revision, names());
         let limit = Limit::new(LIMIT);
@@ -170,16 +189,15 @@ impl Shop {
             let elapsed = begun.elapsed();
             for name in acks.on_fleet(&fleet, elapsed).map_err(failed(WHAT))? {
                 self.show
-                    .say(format_args!("  {name:<12} acked after {}", milliseconds(elapsed)));
+                    .say(format_args!("  {name:<14}acked after {}", milliseconds(elapsed)));
             }
             limit.check(WHAT, || format!("no ack of {}", acks.waiting().join(", ")))?;
             self.tick().await?;
         }
-        let port = plan::stable_port(self.changes);
+        let port = documents::stable_port(self.changes);
         self.traffic.use_stable(port);
         self.show.say(format_args!(
-            "  requests go to {}.default:{port} too, which only catalog-v1 answers",
-            plan::STABLE
+            "  requests go to {STABLE}.default:{port} too, which only v1 answers"
         ));
         Ok(acks.to_json())
     }
@@ -198,7 +216,7 @@ impl Shop {
             let fleet = self.control.fleet().await.map_err(failed(WHAT))?;
             for renewal in renewals.on_fleet(&fleet, begun.elapsed()) {
                 self.show.say(format_args!(
-                    "  {:<12} valid until {}, was {}; new after {}",
+                    "  {:<14}valid until {}, was {}; new after {}",
                     renewal.name,
                     human::date(renewal.to),
                     human::date(renewal.from),
@@ -290,13 +308,13 @@ impl Shop {
     }
 
     async fn kill_replica(&mut self) -> Result<Value, DemoError> {
-        const WHAT: &str = "start catalog-v2 again";
-        let member = &CATALOG_V2;
+        const WHAT: &str = "start catalog-v1-1 again";
+        let member = &CATALOG_V1_1;
         self.fleet
             .kill(&[Role::Sidecar(member), Role::Application(member)]);
         let killed = Instant::now();
         self.show
-            .say(format_args!("  killed; catalog-v1 answers for both"));
+            .say(format_args!("  killed; catalog-v1-0 answers for both"));
         let limit = Limit::new(LIMIT);
         loop {
             self.tick().await?;
@@ -378,7 +396,7 @@ impl Shop {
     /// Someone has not, in time.
     pub(super) async fn prove(&mut self) -> Result<(), DemoError> {
         let limit = Limit::new(STARTUP);
-        for flow in Flow::ALL.into_iter().filter(|flow| *flow != Flow::Stable) {
+        for flow in Flow::ALL.into_iter().filter(|flow| flow.is_from_the_start()) {
             let (from, members) = (flow.from(), flow.application().members().collect::<Vec<_>>());
             loop {
                 let known = pages::connections(self.subnet, from, &members).await;
@@ -430,7 +448,7 @@ mod tests {
             let key = char::from_digit(step.number() as u32, 10).unwrap();
             assert_eq!(Step::of_key(key), Some(step));
         }
-        for key in ['0', '6', 'q', ' '] {
+        for key in ['0', '9', 'q', ' '] {
             assert_eq!(Step::of_key(key), None);
         }
     }

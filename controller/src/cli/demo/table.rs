@@ -1,11 +1,11 @@
 //! The table of a running demo, as lines of text: who calls whom, and how the sidecars are.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use weft_proto::mesh::v1::{ProxyStatus, proxy_status::State};
 
 use super::{
-    board::{Flow, Recent},
+    board::{Flow, Recent, Version},
     pages::Connections,
     plan::TRUST_DOMAIN,
 };
@@ -18,6 +18,8 @@ const ROOT_BYTES: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     pub(super) flows: Vec<FlowRow>,
+    /// The versions of the catalog, as customers get them.
+    pub(super) versions: BTreeMap<&'static str, Version>,
     pub(super) sidecars: Vec<SidecarRow>,
     /// How long a certificate lives, in seconds.
     pub(super) leaf_lifetime: u64,
@@ -45,14 +47,25 @@ impl View {
     /// Its lines. The first of each part is a heading, which `heading` marks as such.
     pub(super) fn lines(&self, heading: &dyn Fn(&str) -> String) -> Vec<String> {
         let head = format!(
-            "{:<11}{:<16}{:<24}{:<10}{:>7}{:>8}{:>11}{:>11}  CONNECTIONS",
+            "{:<11}{:<18}{:<24}{:<10}{:>7}{:>8}{:>11}{:>11}  CONNECTIONS",
             "FROM", "TO", "PROVED TO BE", "PROTOCOL", "REQ/S", "FAILED", "P50", "P99"
         );
         let mut lines = vec![heading(&head)];
         lines.extend(self.flows.iter().map(FlowRow::line));
         lines.push(String::new());
         let head = format!(
-            "{:<12}{:<44}{:<14}{:<20}{:<22}ROOT",
+            "{:<12}{:>7}{:>8}{:>11}{:>8}  REPLICAS",
+            "CATALOG", "REQ/S", "SHARE", "ANSWERED", "FAILED"
+        );
+        lines.push(heading(&head));
+        lines.extend(
+            self.versions
+                .iter()
+                .map(|(name, version)| version_line(name, version)),
+        );
+        lines.push(String::new());
+        let head = format!(
+            "{:<14}{:<44}{:<14}{:<20}{:<22}ROOT",
             "SIDECAR", "IDENTITY", "STATE", "CONFIG", "CERTIFICATE"
         );
         lines.push(heading(&head));
@@ -65,18 +78,35 @@ impl View {
     }
 }
 
+/// How one version of the catalog does.
+fn version_line(name: &str, version: &Version) -> String {
+    let replicas: Vec<_> = version
+        .replicas
+        .iter()
+        .map(|(name, percent)| format!("{name} {percent}%"))
+        .collect();
+    format!(
+        "{name:<12}{:>7.0}{:>7}%{:>11}{:>8}  {}",
+        version.rate,
+        version.share,
+        version.answered,
+        version.failed,
+        replicas.join(", ")
+    )
+}
+
 impl FlowRow {
     fn line(&self) -> String {
         let Self { flow, recent, .. } = self;
         let shares: Vec<_> = recent
             .shares
             .iter()
-            .map(|(name, percent)| format!("{} {percent}%", name.rsplit('-').next().unwrap_or(name)))
+            .map(|(version, percent)| format!("{version} {percent}%"))
             .collect();
         let line = format!(
-            "{:<11}{:<16}{:<24}{:<10}{:>7.0}{:>8}{:>11}{:>11}  {}  {}",
+            "{:<11}{:<18}{:<24}{:<10}{:>7.0}{:>8}{:>11}{:>11}  {}  {}",
             flow.from().account,
-            flow.service(),
+            flow.name(),
             self.identity(),
             flow.protocol(),
             recent.rate,
@@ -117,7 +147,7 @@ impl SidecarRow {
     fn line(&self, leaf_lifetime: u64, now: u64) -> String {
         let Some(status) = &self.status else {
             return format!(
-                "{:<12}(the controller knows nothing of it, or does not answer)",
+                "{:<14}(the controller knows nothing of it, or does not answer)",
                 self.name
             );
         };
@@ -143,7 +173,7 @@ impl SidecarRow {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let line = format!(
-            "{:<12}{:<44}{:<14}{config:<20}{certificate:<22}{root}",
+            "{:<14}{:<44}{:<14}{config:<20}{certificate:<22}{root}",
             self.name,
             status.identity,
             state(status),
@@ -205,7 +235,7 @@ mod tests {
                 failed: 2,
                 p50: Duration::from_micros(420),
                 p99: Duration::from_millis(1_250),
-                shares: [("catalog-v1", 51), ("catalog-v2", 49)].into(),
+                shares: [("v1", 51), ("v2", 49)].into(),
                 ..Recent::default()
             },
             connections,
@@ -218,8 +248,29 @@ mod tests {
         let line = row(vec![proved(1, identity), proved(2, identity)]).line();
         assert_eq!(
             line,
-            "frontend   catalog         ns/default/sa/catalog   HTTP/1.1      100       2    0.42 ms    1250 ms  3 h3  \
+            "frontend   catalog           ns/default/sa/catalog   HTTP/1.1      100       2    0.42 ms    1250 ms  3 h3  \
              v1 51%, v2 49%"
+        );
+    }
+
+    #[test]
+    fn a_version_is_a_line_with_its_replicas() {
+        let version = Version {
+            rate: 44.6,
+            share: 90,
+            answered: 1_234,
+            failed: 3,
+            replicas: [("catalog-v1-0", 46), ("catalog-v1-1", 44)].into(),
+        };
+        let view = View {
+            versions: [("v1", version)].into(),
+            ..View::default()
+        };
+        let lines = view.lines(&plain);
+        let line = lines.iter().find(|line| line.starts_with("v1"));
+        assert_eq!(
+            line.map(String::as_str),
+            Some("v1               45     90%       1234       3  catalog-v1-0 46%, catalog-v1-1 44%")
         );
     }
 

@@ -22,7 +22,7 @@ use super::{
     plan::Subnet,
 };
 
-/// Whom the requests go to, in turn: half to the catalog, whose two versions the demo is most about.
+/// Whom the requests go to, in turn: half to the catalog, whose versions the demo is most about.
 const TURN: [Flow; 10] = [
     Flow::Catalog,
     Flow::Cart,
@@ -49,6 +49,8 @@ struct Shared {
     stop: AtomicBool,
     /// The port of the stable service that is called; 0 until there is one.
     stable_port: AtomicU16,
+    /// Whether some customers are testers.
+    has_testers: AtomicBool,
 }
 
 impl Traffic {
@@ -58,6 +60,7 @@ impl Traffic {
             board: Mutex::new(Board::new(Instant::now())),
             stop: AtomicBool::new(false),
             stable_port: AtomicU16::new(0),
+            has_testers: AtomicBool::new(false),
         };
         Self {
             subnet,
@@ -104,6 +107,11 @@ impl Traffic {
     pub(super) fn use_stable(&self, port: u16) {
         self.shared.stable_port.store(port, Relaxed);
     }
+
+    /// One in five requests to the catalog is a tester's.
+    pub(super) fn use_testers(&self) {
+        self.shared.has_testers.store(true, Relaxed);
+    }
 }
 
 impl Drop for Traffic {
@@ -129,8 +137,10 @@ async fn drive(shared: Arc<Shared>, subnet: Subnet, rate: u32) {
             break;
         }
         let stable_port = shared.stable_port.load(Relaxed);
+        let has_testers = shared.has_testers.load(Relaxed);
         let flow = match flow {
             Flow::Catalog if stable_port != 0 && number % 4 == 0 => Flow::Stable,
+            Flow::Catalog if has_testers && number % 10 == 2 => Flow::Testers,
             flow => flow,
         };
         let sent = shared.board().on_sent(flow, Instant::now());

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use weft_proto::{
-    kinds::{DocumentKey, Kind},
-    mesh::v1 as mesh,
-};
+use weft_proto::{kinds::DocumentKey, mesh::v1 as mesh};
 
-use super::{Flight, Next, Phase, Session};
+use super::{
+    Flight, Next, Phase, Session,
+    order::{Order, Rank},
+};
 use crate::{
     plan::Subject,
     world::{World, key_message},
@@ -57,12 +57,12 @@ impl Session {
     }
 
     /// What differs from what the proxy holds, in the order of sending and up to the size of an update; the rest stays
-    /// noted. Workloads come before services, so that no service is ever without its endpoints, and what is not needed
-    /// any more goes last.
+    /// noted. See [`Order`].
     #[allow(clippy::type_complexity)]
     fn differences(&mut self, world: &World) -> (Vec<(DocumentKey, u64)>, Vec<DocumentKey>, bool) {
         let is_whole = self.next == Next::Whole;
-        let mut differing: Vec<(u8, DocumentKey, Option<u64>)> = Vec::new();
+        let mut order = Order::new(world, &self.wants, &self.held);
+        let mut differing: Vec<(Rank, DocumentKey, Option<u64>)> = Vec::new();
         for key in self.stale.keys.drain() {
             let wanted = self.wants.version(world, &key);
             let held = if is_whole { None } else { self.held.version(&key) };
@@ -71,7 +71,7 @@ impl Session {
             }
             self.refused.versions.remove(&key);
             if wanted != held {
-                differing.push((rank(world, &key, wanted), key, wanted));
+                differing.push((order.rank(&key, wanted.is_some()), key, wanted));
             }
         }
         differing.sort_unstable();
@@ -131,19 +131,6 @@ impl Session {
             digest: Bytes::copy_from_slice(&self.held.digest_after(flight)),
             revision: flight.revision,
         }
-    }
-}
-
-/// The order of sending.
-fn rank(world: &World, key: &DocumentKey, wanted: Option<u64>) -> u8 {
-    match (wanted, key.kind()) {
-        // Its address may be another's already.
-        (None, _) if world.version(key).is_none() => 0,
-        (Some(_), Kind::MeshConfig) => 1,
-        (Some(_), Kind::Workload | Kind::ExternalService) => 2,
-        (Some(_), Kind::Service) => 3,
-        (Some(_), Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy) => 3,
-        (None, _) => 4,
     }
 }
 

@@ -9,10 +9,11 @@
 //! | `BidiStream` | answers each message as it comes |
 //!
 //! The request field `lab-status: N` makes a call end with that status after its messages.
-//! Other methods end with UNIMPLEMENTED, trailers-only.
+//! Other methods end with UNIMPLEMENTED, trailers-only. Calls are counted and can be made to fail as those of
+//! [`http`](super::http) are: `/counts` and `/fault`, over HTTP/1.1 too.
 
 use super::accept;
-use super::http::{Body, Options, Routes, connection, empty};
+use super::http::{Application, Body, Options, Routes, connection, empty};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream::unfold;
 use http::header::CONTENT_TYPE;
@@ -56,9 +57,17 @@ const PREFIX: usize = 5;
 /// # Errors
 /// Only when the listener fails.
 pub async fn serve(listener: TcpListener) -> io::Result<()> {
-    let options = Arc::new(Options::named("grpc"));
+    serve_with(listener, Options::named("grpc")).await
+}
+
+/// The same by another name.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with(listener: TcpListener, options: Options) -> io::Result<()> {
+    let application = Arc::new(Application::new(options));
     accept(listener, |stream, _| {
-        connection(stream, Arc::clone(&options), Routes::Grpc)
+        connection(stream, Arc::clone(&application), Routes::Grpc)
     })
     .await
 }
@@ -254,7 +263,7 @@ impl Call {
     }
 }
 
-fn trailers_only(status: u32) -> Response<Body> {
+pub(super) fn trailers_only(status: u32) -> Response<Body> {
     let mut response = grpc_response(empty());
     response.headers_mut().extend(status_fields(status));
     response

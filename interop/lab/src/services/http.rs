@@ -11,23 +11,33 @@
 //! | `/headers` | the request's head as JSON, see [`ReceivedHead`] |
 //! | `/ws` | WebSocket echo |
 //! | any, with `content-type: application/grpc` | the methods of [`grpc`] |
+//! | `/fault` | how it misbehaves, see [`faults`](super::faults) |
+//! | `/counts` | which requests came, see [`counts`](super::counts) |
+//!
+//! `/fault` and `/counts` are for tests that reach the application directly: they neither count nor fail. Every answer
+//! tells who gave it: the fields [`NAME_FIELD`] and, if it has one, [`VERSION_FIELD`].
 //!
 //! HTTP/1.1 trailers are sent when the request has `TE: trailers` and announces the names in `Trailer`.
 
+use super::breaker::Breaker;
+use super::counts::Counter;
+use super::faults::{Fault, Faults, Setting};
 use super::tcp::Receipt;
 use super::{Pattern, accept, grpc, small_answer, websocket};
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, TRAILER};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use futures_util::stream::unfold;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, TRAILER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -37,11 +47,19 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+/// The field of an answer with the service's name.
+pub const NAME_FIELD: &str = "lab-service";
+
+/// The field of an answer with the service's version.
+pub const VERSION_FIELD: &str = "lab-version";
+
 /// How the service behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Its name, in its answers.
     pub name: String,
+    /// Its version, in its answers.
+    pub version: Option<String>,
     /// How long a connection may be idle before the service closes it, without a warning, as servers do.
     pub keep_alive: Option<Duration>,
 }
@@ -51,6 +69,7 @@ impl Options {
     pub fn named(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            version: None,
             keep_alive: None,
         }
     }
@@ -87,9 +106,9 @@ pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 /// # Errors
 /// Only when the listener fails.
 pub async fn serve(listener: TcpListener, options: Options) -> io::Result<()> {
-    let options = Arc::new(options);
+    let application = Arc::new(Application::new(options));
     accept(listener, |stream, _| {
-        connection(stream, Arc::clone(&options), Routes::All)
+        connection(stream, Arc::clone(&application), Routes::All)
     })
     .await
 }
@@ -101,35 +120,120 @@ pub(super) enum Routes {
     Grpc,
 }
 
-pub(super) async fn connection(stream: TcpStream, options: Arc<Options>, routes: Routes) {
-    let idle = Arc::new(Idle::default());
+/// A service, with what all its connections share.
+#[derive(Debug)]
+pub(super) struct Application {
+    options: Options,
+    /// In every answer.
+    fields: HeaderMap,
+    faults: Faults,
+    counter: Counter,
+}
+
+pub(super) async fn connection(stream: TcpStream, application: Arc<Application>, routes: Routes) {
+    let (idle, breaker) = (Arc::new(Idle::default()), Breaker::default());
     let service = service_fn(|request: Request<Incoming>| {
         let busy = Idle::busy(&idle);
-        let options = Arc::clone(&options);
+        let (application, breaker) = (Arc::clone(&application), breaker.clone());
         async move {
-            let response = match routes {
-                Routes::Grpc => grpc::answer(request),
-                Routes::All => answer(request, &options).await,
-            };
+            let mut response = application.answer(request, routes, &breaker).await;
+            response.headers_mut().extend(application.fields.clone());
             Ok::<_, Infallible>(response.map(|body| Tracked { body, _busy: busy }))
         }
     });
     let builder = auto::Builder::new(TokioExecutor::new());
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let io = TokioIo::new(breaker.guard(stream));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
+    let idled = async {
+        match application.options.keep_alive {
+            Some(timeout) => idle.lasts(timeout).await,
+            None => pending().await,
+        }
+    };
     // An error here is the client's doing; the client sees its own side of it.
-    if let Some(timeout) = options.keep_alive {
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = idle.lasts(timeout) => connection.as_mut().graceful_shutdown(),
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = breaker.broken() => return,
+        () = idled => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        _ = connection => {}
+        () = breaker.broken() => {}
+    }
+}
+
+impl Application {
+    pub(super) fn new(options: Options) -> Self {
+        let mut fields = HeaderMap::new();
+        let name = Some(&options.name);
+        for (field, value) in [(NAME_FIELD, name), (VERSION_FIELD, options.version.as_ref())] {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+                fields.insert(field, value);
+            }
+        }
+        Self {
+            options,
+            fields,
+            faults: Faults::default(),
+            counter: Counter::default(),
         }
     }
-    connection.await.ok();
+
+    async fn answer(&self, request: Request<Incoming>, routes: Routes, breaker: &Breaker) -> Response<Body> {
+        if let Some(answer) = self.control(&request) {
+            return answer;
+        }
+        self.counter.count(request.method(), request.headers());
+        let is_grpc = grpc::is_grpc(request.headers());
+        match self.faults.next() {
+            Fault::None => {}
+            Fault::Status(code) => return status(code),
+            Fault::Grpc(code) if is_grpc => return grpc::trailers_only(code),
+            Fault::Grpc(_) => {}
+            Fault::Slow(delay) => tokio::time::sleep(delay).await,
+            Fault::Hang => pending().await,
+            Fault::Reset => {
+                breaker.reset();
+                pending().await
+            }
+            Fault::Cut => return cut(small_answer(&self.options.name), breaker.clone()),
+        }
+        match routes {
+            Routes::Grpc => grpc::answer(request),
+            Routes::All if is_grpc => grpc::answer(request),
+            Routes::All => answer(request, &self.options).await,
+        }
+    }
+
+    /// The answer to a request that is not for the application itself.
+    fn control(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+        match (request.uri().path(), request.method()) {
+            ("/fault", &Method::GET) => {}
+            ("/fault", &Method::PUT) => match Setting::parse(request.uri().query().unwrap_or_default()) {
+                Ok(setting) => self.faults.set(setting),
+                Err(error) => {
+                    let mut response = Response::new(full(format!("{error}\n").into()));
+                    *response.status_mut() = StatusCode::BAD_REQUEST;
+                    return Some(response);
+                }
+            },
+            ("/counts", &Method::GET) => return Some(json(&self.counter.counts())),
+            ("/counts/ids", &Method::GET) => {
+                let method = parameter(request.uri().query().unwrap_or_default(), "method");
+                let ids = self.counter.ids(method.unwrap_or_default());
+                return Some(Response::new(full(ids.into())));
+            }
+            ("/counts", &Method::DELETE) => {
+                self.counter.forget();
+                return Some(status(StatusCode::NO_CONTENT));
+            }
+            _ => return None,
+        }
+        Some(Response::new(full(format!("{}\n", self.faults.setting()).into())))
+    }
 }
 
 async fn answer(request: Request<Incoming>, options: &Options) -> Response<Body> {
-    if grpc::is_grpc(request.headers()) {
-        return grpc::answer(request);
-    }
     let query = request.uri().query().unwrap_or_default();
     let number = |name: &str| parameter(query, name).and_then(|value| value.parse::<u64>().ok());
     match request.uri().path() {
@@ -213,14 +317,37 @@ fn headers(request: &Request<Incoming>) -> Response<Body> {
             })
             .collect(),
     };
-    let mut response = Response::new(full(serde_json::to_vec(&head).unwrap_or_default().into()));
+    json(&head)
+}
+
+fn json(document: &impl Serialize) -> Response<Body> {
+    let mut response = Response::new(full(serde_json::to_vec(document).unwrap_or_default().into()));
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+/// Half of an answer, and then the end of its connection.
+fn cut(mut whole: Bytes, breaker: Breaker) -> Response<Body> {
+    /// Long enough for the first half to leave; it only matters that the connection ends soon.
+    const FLUSH: Duration = Duration::from_millis(10);
+    let length = whole.len();
+    let half = Some(whole.split_to(length / 2));
+    let body = unfold((half, breaker), async |(half, breaker)| {
+        let Some(half) = half else {
+            tokio::time::sleep(FLUSH).await;
+            breaker.close();
+            return pending().await;
+        };
+        Some((Ok(Frame::data(half)), (None, breaker)))
+    });
+    let mut response = Response::new(StreamBody::new(body).boxed_unsync());
+    response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    response
+}
+
+pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query
         .split('&')
         .filter_map(|pair| pair.split_once('='))

@@ -1,8 +1,8 @@
 //! TCP applications: one for each way in which a tunnel can be wrong about opaque bytes.
 
 use super::accept;
+use super::breaker::reset_on_close;
 use aws_lc_rs::digest::{Context, SHA256};
-use nix::sys::socket::{setsockopt, sockopt};
 use std::fmt::Write as _;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,12 +77,7 @@ pub fn receipt(bytes: &[u8]) -> String {
 pub async fn resetter(listener: TcpListener) -> io::Result<()> {
     accept(listener, |mut stream, _| async move {
         stream.read_u8().await.ok();
-        // A linger time of zero makes close(2) send RST.
-        let at_once = nix::libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
-        setsockopt(&stream, sockopt::Linger, &at_once).ok();
+        reset_on_close(&stream);
     })
     .await
 }
