@@ -611,7 +611,7 @@ fn naive(mesh: &Mesh, service: &Service, port: usize, client: &str) -> Vec<Strin
     }
     let is_parent = |parent: &ParentRef| {
         parent.service == service.name
-            && !parent.port.is_some_and(|number| number != port.port)
+            && parent.port.is_none_or(|number| number == port.port)
             && !(parent.section.is_some() && parent.section != port.name)
     };
     let all: Vec<&Route> = mesh
@@ -622,7 +622,7 @@ fn naive(mesh: &Mesh, service: &Service, port: usize, client: &str) -> Vec<Strin
     let in_namespace = |namespace: &str| -> Vec<&Route> {
         all.iter()
             .copied()
-            .filter(|route| route.name.namespace.to_string() == namespace)
+            .filter(|route| &*route.name.namespace == namespace)
             .collect()
     };
     let consumers = in_namespace(client);

@@ -1,10 +1,7 @@
 //! What is shown of routes, policies and grants: what they are attached to, and what became of that.
 
 use serde_json::Value;
-use weft_proto::{
-    kinds::{DocumentKey, Kind},
-    mesh::v1,
-};
+use weft_proto::{kinds::Kind, mesh::v1};
 
 use super::{failure::Failure, json, names, screen::Colour, table::Cell};
 
@@ -95,12 +92,13 @@ pub(crate) fn named(value: &Value, namespace: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a route or policy names a Service.
-pub(crate) fn names_service(value: &Value, namespace: &str, service: &DocumentKey) -> bool {
-    references(value).iter().any(|reference| {
+/// The namespaces and names of those Services.
+pub(crate) fn services<'a>(value: &'a Value, namespace: &'a str) -> Vec<(&'a str, &'a str)> {
+    let service = |reference: &'a Value| {
         let of = Some(at(reference, "namespace")).filter(|text| !text.is_empty());
-        of.unwrap_or(namespace) == service.namespace() && at(reference, "name") == service.name()
-    })
+        (of.unwrap_or(namespace), at(reference, "name"))
+    };
+    references(value).iter().map(service).collect()
 }
 
 /// The sections of a policy, as they are called in its document.

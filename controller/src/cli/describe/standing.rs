@@ -10,7 +10,7 @@ use weft_proto::{
 
 use super::{rules, section};
 use crate::cli::{
-    attached::{self, names_service, places, sections, verdict},
+    attached::{self, places, sections, verdict},
     failure::Failure,
     json, names,
     screen::{Screen, clean},
@@ -86,7 +86,8 @@ pub(super) async fn to_service(
             let name = names::shown(document.key.as_ref());
             let value = json::document(&name, &document.document)?;
             let namespace = document.key.as_ref().map_or("", |key| key.namespace.as_str());
-            if !names_service(&value, namespace, key) {
+            let is_it = (key.namespace(), key.name());
+            if !attached::services(&value, namespace).contains(&is_it) {
                 continue;
             }
             is_any = true;
