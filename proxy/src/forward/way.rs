@@ -67,7 +67,7 @@ pub(crate) fn find(
     if let Some(table) = &frontend.routes {
         let found = table.find(&asked(target, head)).ok_or(Failure::NoRule)?;
         record.set_route(&found.rule.label);
-        if let Some(redirected) = redirect(&found.rule, frontend, target, found.prefix) {
+        if let Some(redirected) = redirect(found.rule, frontend, target, found.prefix) {
             return Ok(Step::Redirect(redirected));
         }
         let destination = choose(worker, found.rule)?;
