@@ -341,6 +341,9 @@ async fn at_endpoints(
             retry_after: answer.and_then(|headers| retry_after(headers, SystemTime::now())),
         };
         let decision = way.decide(worker, outcome, progress, now);
+        if let Decision::GiveUp(reason) = decision {
+            record.on_give_up(reason);
+        }
         match (result, decision) {
             (result, Decision::Retry { after }) => {
                 match result {

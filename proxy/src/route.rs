@@ -311,7 +311,7 @@ mod tests {
     fn many_patterns_are_told_apart() {
         let own = (0..300).map(|at| http(&format!("~/v[0-9]/s{at}(/.*)?"), None, &[], &[]));
         let open = (300..600).map(|at| http(&format!("~.*/s{at}/x+"), None, &[], &[]));
-        let bare = (600..620).map(|at| http(&format!("~[^/]{{{at}}}"), None, &[], &[]));
+        let bare = (600..620).map(|at| http(&format!("~[^/]{{{}}}", at - 590), None, &[], &[]));
         let table = http_table(own.chain(open).chain(bare).collect());
         for at in 0..300 {
             assert_eq!(rule(&table, "GET", &format!("web/v1/s{at}"), &[]), Some(at));
@@ -325,7 +325,7 @@ mod tests {
         let all: String = (0..1_200).map(|at| format!("/s{}", at % 600)).collect();
         assert_eq!(rule(&table, "GET", &format!("web{all}/x"), &[]), Some(599));
         let mut request = Get::new("GET", "web/", &[]);
-        request.path = "a".repeat(610);
+        request.path = "a".repeat(20);
         assert_eq!(find(&table, &request).as_deref(), Some("shop/web 610"));
     }
 

@@ -446,3 +446,29 @@ async fn a_route_that_leads_nowhere_yet_is_stored_and_says_so_until_it_does() {
         .collect();
     assert_eq!(with_status, ["HTTPRoute default/split"]);
 }
+
+#[tokio::test]
+async fn of_two_policies_with_one_target_the_one_that_was_there_first_holds() {
+    let place = Place::new().await;
+    let policy = |name: &str, created: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}{created}}}\nspec:\n  targetRefs: [{{group: '', kind: Service, name: web}}]\n  limits: {{requests: 9}}\n"
+        )
+    };
+    place.apply(&service("web", 80)).await.unwrap();
+    place
+        .apply(&policy("z", ", creationTimestamp: 2020-01-01T00:00:00Z"))
+        .await
+        .unwrap();
+    // Its name would come first, and it does not say when it was made.
+    let outcome = place.apply(&policy("a", "")).await.unwrap();
+    let warnings: Vec<String> = outcome.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("a.yaml:5: spec.targetRefs[0]: stored, but not accepted (Conflicted): "),
+        "{warnings:?}"
+    );
+    let again = place.apply(&policy("z", "")).await.unwrap();
+    assert_eq!(again.warnings, []);
+    assert_eq!(again.changes[0].before, again.changes[0].after);
+}

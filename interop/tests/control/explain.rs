@@ -95,14 +95,14 @@ fn what_is_explained_is_what_happens() {
     });
     let output = shop.explain("http://web/shop/x", &["-o", "json"]);
     let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(
-        explained["considered"][0]["because"],
-        "header x-tester is absent"
-    );
+    assert_eq!(explained["considered"][0]["because"], "header x-tester is absent");
     let endpoint = &explained["backends"][0]["endpoints"][0];
     assert_eq!(endpoint["workload"], "default/web-0", "{explained}");
     assert_eq!(endpoint["eligible"], true);
-    assert!(endpoint["latencyMs"].as_f64().is_some(), "it was called: {endpoint}");
+    assert!(
+        endpoint["latencyMs"].as_f64().is_some(),
+        "it was called: {endpoint}"
+    );
     // The sidecar's own page says the same without a controller.
     let (status, page) = shop.mesh.page(
         &shop.client.member,
@@ -113,18 +113,30 @@ fn what_is_explained_is_what_happens() {
 
     // A rule that leads nowhere, and no rule at all.
     let (code, line) = shop.line("http://web/shop/x", &["-H", "x-tester: yes"]);
-    assert!(line.contains("is answered 500 by the sidecar: backend_not_found"), "{line}");
+    assert!(
+        line.contains("is answered 500 by the sidecar: backend_not_found"),
+        "{line}"
+    );
     assert_eq!(code, Some(1));
     let (code, line) = shop.line("http://web/other", &[]);
-    assert!(line.contains("is answered 404 by the sidecar: no_matching_route"), "{line}");
+    assert!(
+        line.contains("is answered 404 by the sidecar: no_matching_route"),
+        "{line}"
+    );
     assert_eq!((code, shop.status("web", "/other")), (Some(1), 404));
 
     // Limited, once the one request that may be was made.
     let (code, line) = shop.line("http://limited/", &[]);
-    assert!(line.ends_with("goes to default/limited: it has no routes"), "{line}");
+    assert!(
+        line.ends_with("goes to default/limited: it has no routes"),
+        "{line}"
+    );
     assert_eq!((code, shop.status("limited", "/")), (Some(0), 200));
     let (code, line) = shop.line("http://limited/", &[]);
-    assert!(line.contains("is answered 429 by the sidecar: rate_limited"), "{line}");
+    assert!(
+        line.contains("is answered 429 by the sidecar: rate_limited"),
+        "{line}"
+    );
     assert_eq!((code, shop.status("limited", "/")), (Some(1), 429));
 
     // Denied, at the far sidecar.
@@ -139,7 +151,13 @@ fn what_is_explained_is_what_happens() {
 
     // Who asked what is known, but for the query.
     let (_, line) = shop.line("http://nobody/x?key=secret", &[]);
-    assert!(line.contains("is answered 404 by the sidecar: unknown_service"), "{line}");
+    assert!(
+        line.contains("is answered 404 by the sidecar: unknown_service"),
+        "{line}"
+    );
     let audit = shop.mesh.weft_ok(&["audit"]);
-    assert!(audit.contains("explain GET http://nobody/x") && !audit.contains("secret"), "{audit}");
+    assert!(
+        audit.contains("explain GET http://nobody/x") && !audit.contains("secret"),
+        "{audit}"
+    );
 }

@@ -56,6 +56,7 @@ fn of_match(considered: &Considered<'_>, headers: &HeaderMap, is_taken: bool) ->
     json!({
         "route": considered.rule.route_in_words(),
         "rule": &*considered.rule.name,
+        "number": considered.number,
         "match": considered.wanted(),
         "matched": because.is_none(),
         "because": because,

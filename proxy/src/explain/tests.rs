@@ -190,6 +190,7 @@ fn rules_are_considered_in_their_order_and_each_says_why_not() {
         without_nulls(json!({
             "route": "HTTPRoute shop/catalog",
             "rule": rule,
+            "number": 0,
             "match": wanted,
             "matched": because.is_none(),
             "because": because,
@@ -370,6 +371,7 @@ fn ejected_endpoints_say_for_how_long_and_the_last_one_ends_it() {
         let request = Pick {
             tried: &tried,
             key: None,
+            may_probe: true,
             now,
         };
         let picked = balancer.pick(&request, &mut rng).unwrap();

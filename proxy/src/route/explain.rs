@@ -13,6 +13,8 @@ use super::{
 pub(crate) struct Considered<'t> {
     entry: &'t Entry,
     pub(crate) rule: &'t Rule,
+    /// Which of the rule's matches it is, from 0.
+    pub(crate) number: usize,
     /// What the request is not, if it does not match.
     pub(crate) outcome: Result<(), Mismatch<'t>>,
 }
@@ -35,6 +37,7 @@ impl Table {
             .map(|entry| Considered {
                 entry,
                 rule: &entry.rule,
+                number: entry.number,
                 outcome: if fit_of(entry).is_none() {
                     Err(Mismatch::Host)
                 } else if !entry.place.is_match(&request) {

@@ -19,6 +19,8 @@ pub(super) struct Entry {
     pub(super) rule: Arc<Rule>,
     /// Its route's index.
     pub(super) route: usize,
+    /// Which of its rule's it is.
+    pub(super) number: usize,
     pub(super) place: Place,
     pub(super) method: Option<Method>,
     pub(super) headers: Box<[HeaderMatch]>,
@@ -129,6 +131,7 @@ impl Entry {
             place: Place::new(rule.kind, wanted),
             rule,
             route: order.route,
+            number: order.number,
             method: method.transpose().ok()?,
             headers: headers.collect::<Option<_>>()?,
             query: wanted.query.as_slice().into(),
