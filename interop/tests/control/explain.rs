@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::mesh::{Member, Mesh, Settings, Workload, eventually, service, text};
 
-/// The route of `web`, and what limits its requests: of `/slow`, one an hour.
+/// A route of `web` for one path alone, and a policy of `limited` by which it takes one request an hour.
 const DOCUMENTS: &str = "\
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -15,10 +15,10 @@ spec:
   parentRefs: [{group: '', kind: Service, name: web}]
   rules:
   - name: testers
-    matches: [{path: {type: PathPrefix, value: /shop}, headers: [{name: x-tester, value: 'yes'}]}]
+    matches: [{path: {type: Exact, value: /}, headers: [{name: x-tester, value: 'yes'}]}]
     backendRefs: [{name: gone, port: 80}]
   - name: all
-    matches: [{path: {type: PathPrefix, value: /shop}}]
+    matches: [{path: {type: Exact, value: /}}]
     backendRefs: [{name: web, port: 80}]
 ---
 apiVersion: weft.dev/v1alpha1
@@ -83,17 +83,17 @@ fn what_is_explained_is_what_happens() {
     let shop = Shop::open();
 
     // Routed. The name is asked for as it is explained.
-    let (code, line) = shop.line("http://web/shop/x", &[]);
+    let (code, line) = shop.line("http://web/", &[]);
     assert_eq!(
         line,
-        "GET http://web/shop/x from default/client-0 goes to default/web by HTTPRoute default/web, rule all"
+        "GET http://web/ from default/client-0 goes to default/web by HTTPRoute default/web, rule all"
     );
     assert_eq!(code, Some(0));
-    eventually("an answer", || match shop.status("web", "/shop/x") {
+    eventually("an answer", || match shop.status("web", "/") {
         200 => Ok(()),
         other => Err(other.to_string()),
     });
-    let output = shop.explain("http://web/shop/x", &["-o", "json"]);
+    let output = shop.explain("http://web/", &["-o", "json"]);
     let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(explained["considered"][0]["because"], "header x-tester is absent");
     let endpoint = &explained["backends"][0]["endpoints"][0];
@@ -104,15 +104,14 @@ fn what_is_explained_is_what_happens() {
         "it was called: {endpoint}"
     );
     // The sidecar's own page says the same without a controller.
-    let (status, page) = shop.mesh.page(
-        &shop.client.member,
-        "/explain?method=GET&url=http%3A%2F%2Fweb%2Fshop%2Fx",
-    );
+    let (status, page) = shop
+        .mesh
+        .page(&shop.client.member, "/explain?method=GET&url=http%3A%2F%2Fweb%2F");
     let page: Value = serde_json::from_str(&page).unwrap_or_else(|error| panic!("{error}: {status} {page}"));
     assert_eq!(page["route"], explained["route"]);
 
     // A rule that leads nowhere, and no rule at all.
-    let (code, line) = shop.line("http://web/shop/x", &["-H", "x-tester: yes"]);
+    let (code, line) = shop.line("http://web/", &["-H", "x-tester: yes"]);
     assert!(
         line.contains("is answered 500 by the sidecar: backend_not_found"),
         "{line}"
@@ -142,12 +141,12 @@ fn what_is_explained_is_what_happens() {
     // Denied, at the far sidecar.
     shop.mesh.apply(DENY);
     shop.mesh.wait_current();
-    let (code, line) = shop.line("http://web/shop/x", &[]);
+    let (code, line) = shop.line("http://web/", &[]);
     assert!(
         line.contains("is answered 403 at the sidecar of each endpoint: denied"),
         "{line}"
     );
-    assert_eq!((code, shop.status("web", "/shop/x")), (Some(1), 403));
+    assert_eq!((code, shop.status("web", "/")), (Some(1), 403));
 
     // Who asked what is known, but for the query.
     let (_, line) = shop.line("http://nobody/x?key=secret", &[]);
