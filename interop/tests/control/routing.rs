@@ -416,8 +416,8 @@ fn routes_policies_and_faults_change_and_no_request_is_lost() {
 /// A delay for some, and an abort for those who ask for it.
 fn faults(round: u32) -> String {
     format!(
-        "  faults:\n  - headers: [{{name: x-chaos, value: \"yes\"}}]\n    abort: {{httpStatus: 418, percent: 100}}\n  \
-         - delay: {{fixed: {}ms, percent: 20}}\n",
+        "  faults:\n  - headers: [{{name: x-chaos, value: \"yes\"}}]\n    abort: {{status: 418}}\n  \
+         - delay: {{duration: {}ms, percent: 20}}\n",
         1 + round % 5
     )
 }
