@@ -14,6 +14,7 @@ mod age;
 mod batch;
 mod change;
 pub mod record;
+mod standing;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 use tokio::sync::{Mutex, mpsc};
 use weft_proto::{
     DocumentError, Source, TrustDomain,
@@ -61,6 +63,17 @@ pub struct Published {
     pub revision: u64,
     /// What became of which documents.
     pub changes: Vec<Change>,
+}
+
+/// A document among others.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Which.
+    pub key: DocumentKey,
+    /// As it is stored.
+    pub stored: Stored,
+    /// What became of it, in Kubernetes' form; `None` if it is of a kind of which there is nothing to say.
+    pub status: Option<Value>,
 }
 
 struct State {
@@ -167,7 +180,11 @@ impl Catalog {
             Err(CatalogError::Invalid(errors)) => {
                 Err(CatalogError::Invalid(errors.into_iter().map(placed).collect()))
             }
-            other => other,
+            Ok(mut outcome) => {
+                outcome.warnings = outcome.warnings.into_iter().map(placed).collect();
+                Ok(outcome)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -209,13 +226,19 @@ impl Catalog {
             .set
             .apply(batch.for_set(), Unserved::Report)
             .map_err(CatalogError::Invalid)?;
+        let mut warnings = applied.unserved;
+        warnings.extend(
+            batch
+                .parsed()
+                .flat_map(|parsed| standing::warnings(&state.set, parsed)),
+        );
         if request.dry_run || batch.is_empty() {
             let changes = batch.outcome(Revision(state.revision.0 + 1));
             state.undo(&batch);
             return Ok(Outcome {
                 changes,
                 revision: state.revision.0,
-                warnings: applied.unserved,
+                warnings,
             });
         }
         let revision = match self.store.commit(batch.transaction(&request.who, what)).await {
@@ -236,7 +259,7 @@ impl Catalog {
         Ok(Outcome {
             changes,
             revision: revision.0,
-            warnings: applied.unserved,
+            warnings,
         })
     }
 
@@ -349,22 +372,23 @@ impl Catalog {
     }
 
     /// All documents for which `wanted` holds, in the order of their keys, and the revision.
-    pub async fn list(
-        &self,
-        mut wanted: impl FnMut(&DocumentKey, &Model) -> bool,
-    ) -> (Vec<(DocumentKey, Stored)>, u64) {
+    pub async fn list(&self, mut wanted: impl FnMut(&DocumentKey, &Model) -> bool) -> (Vec<Listed>, u64) {
         let state = self.state.lock().await;
-        let documents = state
-            .documents
-            .iter()
-            .filter(|(key, _)| {
-                state
-                    .set
-                    .get(key)
-                    .is_some_and(|parsed| wanted(key, &parsed.model))
+        let documents = state.documents.iter().filter_map(|(key, stored)| {
+            let model = &state.set.get(key)?.model;
+            wanted(key, model).then(|| Listed {
+                key: key.clone(),
+                stored: stored.clone(),
+                status: standing::status(&state.set, model),
             })
-            .map(|(key, stored)| (key.clone(), stored.clone()));
+        });
         (documents.collect(), state.revision.0)
+    }
+
+    /// What became of a document, in Kubernetes' form; `None` if it is of a kind of which there is nothing to say.
+    pub async fn status(&self, key: &DocumentKey) -> Option<Value> {
+        let state = self.state.lock().await;
+        standing::status(&state.set, &state.set.get(key)?.model)
     }
 
     /// Something that is read of all documents at one moment.

@@ -15,6 +15,7 @@
 //! | `demo` | [`demo`] |
 
 mod args;
+mod attached;
 mod audit;
 mod ca;
 mod check;

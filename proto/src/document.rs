@@ -3,7 +3,8 @@
 //! A [`Document`] is its key and its text: compact JSON in one spelling, so that two that say the same in the same
 //! way are equal as texts. It is made from whatever YAML or JSON an operator wrote, by the project's own reader; it
 //! is JSON to anyone, and read again by the same reader. What Kubernetes' API server writes into documents (`status`,
-//! `metadata.uid` and so on) is left out; a namespace that was left out is written in.
+//! `metadata.uid` and so on) is left out, but for when a document was made if its kind
+//! [has an age](crate::kinds::Kind::has_age); a namespace that was left out is written in.
 //!
 //! ```
 //! use weft_proto::Source;

@@ -92,6 +92,10 @@ pub struct Parsed {
 /// What one document means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kinds have theirs")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "each stands in an Arc of its own, and is never moved about"
+)]
 pub enum Model {
     MeshConfig(MeshConfig),
     Service(Service),

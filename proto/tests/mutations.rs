@@ -67,7 +67,35 @@ fn documents() -> Vec<Value> {
                 "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "lab"}],
                 "to": [{"group": "", "kind": "Service", "name": "web"}, {"group": "", "kind": "Service"}]},
         }),
+        traffic_policy(),
     ]
+}
+
+fn traffic_policy() -> Value {
+    json!({
+        "apiVersion": "weft.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-31T12:00:00Z"},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "web", "sectionName": "http"}],
+            "loadBalancing": {
+                "algorithm": "ConsistentHash", "consistentHash": {"header": "x-a"}, "slowStart": "30s",
+                "locality": {"mode": "Prefer", "overflow": 70}, "subset": {"matchLabels": {"version": "v1"}}},
+            "retries": {
+                "attempts": 2, "on": ["ConnectFailure", "ServerError"], "codes": [429], "grpcStatus": ["unavailable", 8],
+                "nonIdempotent": true, "perTryTimeout": "1s", "backoff": {"base": "25ms", "max": "1s"},
+                "budget": {"percent": 20, "minPerSecond": 3}, "replayBytes": 1024, "hedging": {"after": "1s", "max": 2}},
+            "limits": {
+                "connections": 10, "requests": 20, "queue": {"length": 5, "timeout": "1s"},
+                "endpoint": {"connections": 3, "requests": 4},
+                "rates": [{"requests": 5, "per": "1s", "burst": 6, "by": "Caller"}]},
+            "outlierEjection": {
+                "consecutiveFailures": 5, "successRate": 80, "latencyFactor": 4, "interval": "10s", "minRequests": 5,
+                "time": {"base": "10s", "max": "1m"}, "maxPercent": 50, "panicPercent": 30},
+            "timeouts": {"request": "10s", "idle": "1m", "connect": "1s"},
+            "faults": [{
+                "headers": [{"name": "x-a", "value": "b|c", "type": "RegularExpression"}],
+                "delay": {"duration": "1s", "percent": 12.5}, "abort": {"status": 503, "percent": 1}}]},
+    })
 }
 
 fn http_route() -> Value {

@@ -305,7 +305,7 @@ fn limits_and_ejection() {
     ] {
         assert_errors(fields, &[error]);
     }
-    let rates = vec!["{requests: 1, per: 1s}"; 9].join(", ");
+    let rates = ["{requests: 1, per: 1s}"; 9].join(", ");
     assert_errors(
         &format!("limits: {{rates: [{rates}]}}"),
         &["limits.rates: has 9 entries, more than the 8 allowed"],

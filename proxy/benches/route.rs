@@ -1,5 +1,5 @@
 //! Finding the rule of a request among the routes of a service: what it costs by the number of routes, which are told
-//! apart by one thing at a time. The requests go to all of the routes in turn.
+//! apart by one thing at a time. The requests go to all of the routes in turn. No look-up may take memory.
 
 #![expect(clippy::expect_used, reason = "a bench that can't be made is no bench")]
 
@@ -11,6 +11,7 @@ use std::{
 
 use criterion::{BenchmarkId, Criterion};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use peak_alloc::PeakAlloc;
 use weft_proto::{
     model::{
         Name,
@@ -22,6 +23,9 @@ use weft_proto::{
     pattern::Pattern,
 };
 use weft_proxy::bench::{Request, Routes};
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
 
 const COUNTS: [usize; 4] = [1, 10, 100, 1_000];
 /// How much longer a thousand routes may take than one.
@@ -218,6 +222,12 @@ fn measure(criterion: &mut Criterion, kind: &Kind, count: usize) -> f64 {
             request
         })
         .collect();
+    // The first round has made what is made as it is needed.
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    assert!(requests.iter().all(|request| routes.find(request).is_some()));
+    let taken = MEMORY.peak_usage().saturating_sub(before);
+    assert_eq!(taken, 0, "{} of {count}: finding takes memory", kind.name);
     let least = RefCell::new(f64::INFINITY);
     criterion.bench_with_input(BenchmarkId::new(kind.name, count), &count, |bencher, _| {
         bencher.iter_custom(|times| {

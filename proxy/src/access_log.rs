@@ -85,6 +85,8 @@ pub(crate) struct Entry<'e> {
     pub(crate) reason: &'static str,
     /// Endpoints tried.
     pub(crate) tries: u32,
+    /// Why it was not tried again, although something was not as it should be.
+    pub(crate) gave_up: &'static str,
     /// Bytes of the body, or through the tunnel, from the caller.
     pub(crate) received: u64,
     /// And to it.
@@ -260,6 +262,7 @@ impl Entry<'_> {
         text(output, "service", self.service);
         text(output, "route", self.route);
         text(output, "backend", self.backend);
+        text(output, "not_retried", self.gave_up);
         text(output, "endpoint", self.endpoint);
         text(output, "caller", self.caller);
         text(output, "peer", self.peer);
@@ -410,6 +413,7 @@ mod tests {
             service: "default/web:80",
             route: "",
             backend: "",
+            gave_up: "",
             endpoint: "default/web-0",
             caller: "spiffe://mesh/ns/default/sa/client",
             peer: "spiffe://mesh/ns/default/sa/web",

@@ -43,7 +43,7 @@ use self::{
     locality::{TIERS, Tier},
 };
 pub(crate) use self::{
-    explain::Eligibility,
+    explain::{Eligibility, Standing},
     load::{InFlight, Load},
 };
 use crate::{
@@ -107,6 +107,8 @@ pub(crate) struct Pick<'a> {
     pub(crate) tried: &'a [Arc<str>],
     /// See [`Balancer::key`].
     pub(crate) key: Option<u64>,
+    /// Whether it may be the one that shows if an ejected endpoint is well again: its result must be told then.
+    pub(crate) may_probe: bool,
     pub(crate) now: Instant,
 }
 
@@ -185,7 +187,7 @@ impl Balancer {
         balancer
     }
 
-    /// The endpoint for a request. If that is ejected, the request is the one that probes it.
+    /// The endpoint for a request. If that is ejected and its time is over, the request is the one that probes it.
     ///
     /// # Errors
     /// If there is none for it.

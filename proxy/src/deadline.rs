@@ -97,11 +97,6 @@ impl Deadline {
         self.0.map(|at| at.saturating_duration_since(now))
     }
 
-    /// Whether it has come.
-    pub(crate) fn is_over(self, now: Instant) -> bool {
-        self.0.is_some_and(|at| at <= now)
-    }
-
     /// Tells the next hop what is left for it. Rounded down, so that nobody waits for an answer that comes too late; what
     /// is left of a request that is still sent is never nothing.
     pub(crate) fn tell(self, now: Instant, headers: &mut HeaderMap, is_grpc: bool) {
@@ -212,10 +207,10 @@ mod tests {
             Some(1)
         );
         assert_eq!(left(Deadline::NONE.of_try(now, None, None)), None);
-        assert!(!request.is_over(now));
-        assert!(request.is_over(now + 5 * SECOND));
+        assert_ne!(request.left(now), Some(Duration::ZERO));
+        assert_eq!(request.left(now + 5 * SECOND), Some(Duration::ZERO));
         assert_eq!(request.left(now + 6 * SECOND), Some(Duration::ZERO));
-        assert!(!Deadline::NONE.is_over(now));
+        assert_eq!(Deadline::NONE.left(now), None);
     }
 
     #[test]
@@ -264,7 +259,10 @@ mod tests {
             Deadline::NONE
         );
         let over = headers(&[(GRPC_TIMEOUT, b"0n")]);
-        assert!(Deadline::of_request(now, None, None, &over, true).is_over(now));
+        assert_eq!(
+            Deadline::of_request(now, None, None, &over, true).left(now),
+            Some(Duration::ZERO)
+        );
     }
 
     #[test]

@@ -5,29 +5,36 @@
 //! say anything else than they do. Nothing is sent, counted or taken; but a name that is not known yet is asked for.
 
 mod outcome;
+mod policy;
 mod question;
+mod reached;
 mod show;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
-use http::request::Parts;
+use http::{HeaderMap, request::Parts};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 pub(crate) use self::question::{Question, Unclear};
 use self::{
     outcome::{Authorized, Outcome},
+    reached::Reached,
     show::without_nulls,
 };
 use crate::{
     capture::OwnListeners,
     config::Workload,
     demand::Demand,
-    forward,
+    forward::{self, way},
     local::{headers::clean_request, target::Target},
     resolve,
     respond::Failure,
-    snapshot::{Backend, Frontend, NoRoute, Snapshot, Upstream},
+    route::{Destination, Rule, Table},
+    snapshot::{Frontend, NoRoute, Snapshot, Upstream},
 };
 
 /// The most explanations at once: one may wait for the controller, and each takes time from what else the control
@@ -68,6 +75,7 @@ struct Case<'a> {
     listeners: &'a OwnListeners,
     head: &'a Parts,
     target: &'a Target,
+    now: Instant,
 }
 
 impl Explainer {
@@ -117,6 +125,7 @@ impl Explainer {
             listeners: &known.listeners,
             head: &head,
             target: &target,
+            now: Instant::now(),
         };
         Ok(without_nulls(case.explain(upstream)))
     }
@@ -176,25 +185,83 @@ impl Case<'_> {
             "port": called.port,
             "protocol": called.protocol.as_str(),
         });
-        page["backends"] = json!([show::backend(called)]);
+        let Some(table) = &frontend.routes else {
+            let buckets = &called.policy.facts.unrouted;
+            let reached = Reached::new(called, buckets, &self.head.headers, self.now);
+            page["backends"] = json!([reached.show(None)]);
+            return self.at_backends(vec![reached], page);
+        };
+        self.by_rules(frontend, table, page)
+    }
+
+    fn by_rules(&self, frontend: &Frontend, table: &Table, page: &mut Value) -> Outcome {
+        let asked = way::asked(self.target, self.head);
+        page["considered"] = show::considered(&table.explain(&asked), &self.head.headers);
+        let Some(found) = table.find(&asked) else {
+            return Outcome::Answer(Failure::NoRule);
+        };
+        let rule = found.rule;
+        page["route"] = show::route(rule);
+        if let Some(redirected) = way::redirect(&rule.filters, frontend, self.target, found.prefix) {
+            return Outcome::Redirect(redirected);
+        }
+        let total: u64 = rule.destinations.iter().map(|one| u64::from(one.weight)).sum();
+        let mut alive = Vec::new();
+        let mut dead = Vec::new();
+        let mut shown = Vec::new();
+        for destination in &rule.destinations {
+            let share = f64::from(destination.weight) * 100.0 / total.max(1) as f64;
+            match &destination.backend {
+                Ok(backend) => {
+                    let headers = self.changed_headers(rule, destination);
+                    let reached = Reached::new(backend, &destination.buckets, &headers, self.now);
+                    shown.push(reached.show(Some((destination, share))));
+                    if destination.weight > 0 {
+                        alive.push(reached);
+                    }
+                }
+                Err(unresolved) => {
+                    let failure = way::dead(rule, unresolved);
+                    shown.push(show::unresolved(destination, share, &failure));
+                    if destination.weight > 0 {
+                        dead.push(failure);
+                    }
+                }
+            }
+        }
+        page["backends"] = shown.into();
+        if alive.is_empty() {
+            return Outcome::Answer(dead.into_iter().next().unwrap_or_else(|| way::no_backend(rule)));
+        }
+        self.at_backends(alive, page)
+    }
+
+    /// The fields with which the request would arrive there: a policy looks at those.
+    fn changed_headers(&self, rule: &Rule, destination: &Destination) -> HeaderMap {
+        let mut headers = self.head.headers.clone();
+        for filters in [&rule.filters, &destination.filters] {
+            filters.on_request(&mut headers, &mut None, &mut None, None);
+        }
+        headers
+    }
+
+    /// At one of these backends: each takes its share of the requests. The request is answered by the mesh if none of
+    /// them takes it.
+    fn at_backends(&self, reached: Vec<Reached<'_>>, page: &mut Value) -> Outcome {
         let authorization = self.snapshot.config.authorization;
-        let endpoints = called.endpoints.iter().map(|endpoint| &**endpoint);
+        let endpoints = reached.iter().flat_map(Reached::endpoints);
         let authorized = Authorized::at(endpoints, authorization, &self.snapshot.inbound.identity);
         page["authorization"] = authorized.show(authorization);
-        match (failure_of(called), authorized) {
+        let failures: Option<Vec<Failure>> = reached.into_iter().map(|reached| reached.failure).collect();
+        match (
+            failures.and_then(|failures| failures.into_iter().next()),
+            authorized,
+        ) {
             (Some(failure), _) => Outcome::Answer(failure),
             (None, Authorized::No(rule)) => Outcome::Answer(Failure::Denied(rule)),
             (None, _) => Outcome::Forward,
         }
     }
-}
-
-/// Why a backend takes no request now, if it takes none.
-fn failure_of(backend: &Backend) -> Option<Failure> {
-    backend.endpoints.is_empty().then_some(Failure::NoEndpoint {
-        unmeshed: backend.unmeshed_denied,
-        unready: backend.unready,
-    })
 }
 
 #[cfg(test)]

@@ -20,8 +20,7 @@ pub(crate) struct Injected {
 
 /// The first fault whose headers match, by chance and in its shares; delay and abort each for itself.
 pub(crate) fn inject(faults: &[Fault], headers: &HeaderMap, rng: &mut impl Rng) -> Injected {
-    let is_meant = |fault: &&Fault| fault.headers.iter().all(|field| matches(field, headers));
-    let Some(fault) = faults.iter().find(is_meant) else {
+    let Some(fault) = of_request(faults, headers) else {
         return Injected::default();
     };
     Injected {
@@ -32,6 +31,12 @@ pub(crate) fn inject(faults: &[Fault], headers: &HeaderMap, rng: &mut impl Rng) 
             .abort
             .and_then(|(abort, share)| is_hit(share, rng).then_some(abort)),
     }
+}
+
+/// The first fault whose headers match.
+pub(crate) fn of_request<'f>(faults: &'f [Fault], headers: &HeaderMap) -> Option<&'f Fault> {
+    let is_meant = |fault: &&Fault| fault.headers.iter().all(|field| matches(field, headers));
+    faults.iter().find(is_meant)
 }
 
 /// Several values are compared joined by commas (RFC 9110 section 5.3).

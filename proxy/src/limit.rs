@@ -12,7 +12,7 @@ mod since;
 pub(crate) use bucket::Buckets;
 pub(crate) use callers::Callers;
 pub(crate) use count::{Count, Counted};
-pub(crate) use queue::{Admission, Permit, Requests};
+pub(crate) use queue::{Admission, Permit, QUEUE_TIMEOUT, Requests};
 pub(crate) use since::Since;
 
 /// What counts under a limit of a service until it is dropped.

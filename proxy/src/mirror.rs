@@ -68,6 +68,7 @@ async fn copy(
     let pick = Pick {
         tried: &[],
         key: None,
+        may_probe: false,
         now,
     };
     let picked = backend.policy.balancer.pick(&pick, &mut *worker.rng());

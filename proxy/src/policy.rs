@@ -12,7 +12,7 @@ use weft_proto::{
     attach::Effective,
     model::{
         AppProtocol, Locality, Name,
-        policy::{Fault, Limits, RateLimit, RateScope, Retries, Timeouts},
+        policy::{Fault, Limits, LoadBalancing, OutlierEjection, RateLimit, RateScope, Retries, Timeouts},
     },
 };
 
@@ -29,6 +29,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) balancer: Balancer,
+    pub(crate) load_balancing: LoadBalancing,
+    pub(crate) outlier_ejection: OutlierEjection,
     pub(crate) retries: Retries,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
@@ -75,6 +77,8 @@ impl Policy {
         };
         Self {
             balancer: Balancer::new(&settings, endpoints, &facts.balance, now),
+            load_balancing: effective.load_balancing,
+            outlier_ejection: effective.outlier_ejection,
             retries: effective.retries,
             limits: effective.limits,
             timeouts: effective.timeouts,

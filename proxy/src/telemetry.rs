@@ -29,6 +29,7 @@ use crate::{
     log::Recent,
     metrics::{Metrics, OpenConnection, OpenTunnel, Outcome, RouteMetrics, Series, TunnelKind},
     respond::Failure,
+    retry::GiveUp,
     snapshot::{Backend, Endpoint, InFlight, Upstream},
 };
 
@@ -65,6 +66,8 @@ pub(crate) struct Event {
     pub(crate) detail: Option<String>,
     /// Endpoints that it was sent to.
     pub(crate) tries: u32,
+    /// Why it was not tried again although the last try did not end well.
+    pub(crate) gave_up: Option<&'static str>,
     pub(crate) sent: u64,
     pub(crate) received: u64,
     /// It left in the clear.
@@ -106,6 +109,7 @@ impl Record {
             reason: None,
             detail: None,
             tries: 0,
+            gave_up: None,
             sent: 0,
             received: 0,
             plaintext: false,
@@ -240,6 +244,13 @@ impl Record {
     pub(crate) fn on_retry(&mut self, failure: Failure) {
         self.sink.route(&self.event).retry(failure.reason());
         self.last_failure = Some(failure);
+    }
+
+    /// The last try is not followed by another one, though it did not end well.
+    pub(crate) fn on_give_up(&mut self, reason: GiveUp) {
+        if reason != GiveUp::Final {
+            self.event.gave_up = Some(reason.reason());
+        }
     }
 
     /// The application's answer is not passed on; the request is sent again.
@@ -548,6 +559,7 @@ fn entry<'e>(event: &'e Event, workload: &'e str, duration: std::time::Duration)
         grpc_status: event.grpc_status,
         reason: event.reason.unwrap_or_default(),
         tries: event.tries,
+        gave_up: event.gave_up.unwrap_or_default(),
         received,
         sent,
         duration,

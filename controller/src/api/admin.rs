@@ -113,7 +113,7 @@ impl AdminService {
         Ok(mesh::GetResponse {
             documents: documents
                 .iter()
-                .map(|(key, stored)| convert::stored(key, stored))
+                .map(|listed| convert::stored(&listed.key, &listed.stored, listed.status.as_ref()))
                 .collect(),
             revision,
         })
@@ -160,7 +160,7 @@ impl Admin for AdminService {
             _ => None,
         };
         Ok(Response::new(
-            watch::events(&*self.store, &message, present).await?,
+            watch::events(&*self.store, self.catalog.clone(), &message, present).await?,
         ))
     }
 

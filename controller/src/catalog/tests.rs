@@ -47,7 +47,7 @@ impl Place {
 
     async fn names(&self) -> Vec<String> {
         let (documents, _) = self.catalog.list(|_, _| true).await;
-        documents.iter().map(|(key, _)| key.to_string()).collect()
+        documents.iter().map(|listed| listed.key.to_string()).collect()
     }
 
     async fn audited(&self) -> Vec<(String, String, u64, u64)> {
@@ -390,4 +390,85 @@ async fn what_has_no_age_is_stored_as_it_was_written() {
     place.apply(&service("web", 80)).await.unwrap();
     let stored = place.catalog.get(&key("Service default/web")).await.unwrap();
     assert!(!String::from_utf8_lossy(&stored.json).contains("creationTimestamp"));
+}
+
+#[tokio::test]
+async fn a_route_that_leads_nowhere_yet_is_stored_and_says_so_until_it_does() {
+    let place = Place::new().await;
+    let outcome = place.apply(&route("", 80)).await.unwrap();
+    let warnings: Vec<String> = outcome.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let (accepted, resolved) = (&warnings[0], &warnings[1]);
+    // Where it was written, with the reason and what to do.
+    assert!(
+        accepted.starts_with("a.yaml:6: spec.parentRefs[0]: stored, but not accepted (NoMatchingParent): "),
+        "{accepted}"
+    );
+    assert!(
+        resolved.starts_with("a.yaml:7: spec.rules: ") && resolved.contains("(BackendNotFound)"),
+        "{resolved}"
+    );
+    let of = key("HTTPRoute default/split");
+    let statuses = async || {
+        let status = place.catalog.status(&of).await.unwrap();
+        let conditions = status["parents"][0]["conditions"].as_array().unwrap().clone();
+        let shown = conditions
+            .iter()
+            .map(|condition| format!("{}={}", condition["type"], condition["status"]));
+        shown.collect::<Vec<_>>().join(" ").replace('"', "")
+    };
+    assert_eq!(statuses().await, "Accepted=False ResolvedRefs=False");
+    // It is told again however often it is applied, and of a dry run too, which changes nothing.
+    let dry = Request {
+        dry_run: true,
+        ..Request::by("ann")
+    };
+    let sources = [Source::new("a.yaml", route("", 80))];
+    assert_eq!(
+        place.catalog.apply(&sources, &dry).await.unwrap().warnings.len(),
+        2
+    );
+
+    // Others come, and nothing of it is stored anew.
+    let generation = place.catalog.get(&of).await.unwrap().generation;
+    let outcome = place.apply(&service("web", 80)).await.unwrap();
+    assert_eq!(outcome.warnings, [], "of the route nothing was given");
+    assert_eq!(statuses().await, "Accepted=True ResolvedRefs=False");
+    place.apply(&service("api", 80)).await.unwrap();
+    assert_eq!(statuses().await, "Accepted=True ResolvedRefs=True");
+    assert_eq!(place.catalog.get(&of).await.unwrap().generation, generation);
+    assert_eq!(place.apply(&route("", 80)).await.unwrap().warnings, []);
+    let (listed, _) = place.catalog.list(|_, _| true).await;
+    let with_status: Vec<String> = listed
+        .iter()
+        .filter(|listed| listed.status.is_some())
+        .map(|listed| listed.key.to_string())
+        .collect();
+    assert_eq!(with_status, ["HTTPRoute default/split"]);
+}
+
+#[tokio::test]
+async fn of_two_policies_with_one_target_the_one_that_was_there_first_holds() {
+    let place = Place::new().await;
+    let policy = |name: &str, created: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}{created}}}\nspec:\n  targetRefs: [{{group: '', kind: Service, name: web}}]\n  limits: {{requests: 9}}\n"
+        )
+    };
+    place.apply(&service("web", 80)).await.unwrap();
+    place
+        .apply(&policy("z", ", creationTimestamp: 2020-01-01T00:00:00Z"))
+        .await
+        .unwrap();
+    // Its name would come first, and it does not say when it was made.
+    let outcome = place.apply(&policy("a", "")).await.unwrap();
+    let warnings: Vec<String> = outcome.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("a.yaml:5: spec.targetRefs[0]: stored, but not accepted (Conflicted): "),
+        "{warnings:?}"
+    );
+    let again = place.apply(&policy("z", "")).await.unwrap();
+    assert_eq!(again.warnings, []);
+    assert_eq!(again.changes[0].before, again.changes[0].after);
 }

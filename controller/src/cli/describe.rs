@@ -1,5 +1,8 @@
 //! `describe`: a document, what stands behind it, and which sidecars have it.
 
+mod rules;
+mod standing;
+
 use serde_json::Value;
 use weft_proto::{
     document,
@@ -8,8 +11,8 @@ use weft_proto::{
 };
 
 use super::{
-    Outcome,
-    failure::Failure,
+    Outcome, attached,
+    failure::{Failure, many},
     get::{ready, whole},
     json, names,
     screen::{Colour, Screen, clean},
@@ -22,6 +25,7 @@ pub(crate) const HELP: &str = "\
 Examples:
   weft describe service web
   weft describe wl/shop/web-0
+  weft describe httproute web
 
 Exit codes: 0 shown, 1 there is none, or failure, 2 wrong use.";
 
@@ -59,6 +63,9 @@ async fn describe(key: &DocumentKey, session: &mut Session, screen: &mut Screen)
         metadata.remove("generation");
         metadata.remove("resourceVersion");
     }
+    if let Value::Object(root) = &mut value {
+        root.remove("status");
+    }
     screen.line(format_args!("{key}"))?;
     let origin = match document.origin.as_str() {
         "proxy" => "registered by its sidecar",
@@ -73,12 +80,23 @@ async fn describe(key: &DocumentKey, session: &mut Session, screen: &mut Screen)
         screen.line(format_args!("  {}", clean(line)))?;
     }
     match key.kind() {
-        Kind::Service => endpoints(key, &value, session, screen).await?,
+        Kind::Service => {
+            endpoints(key, &value, session, screen).await?;
+            standing::to_service(key, session, screen).await?;
+        }
         Kind::Workload => services(key, &value, session, screen).await?,
-        Kind::MeshConfig | Kind::ExternalService => {}
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {}
+        Kind::HttpRoute | Kind::GrpcRoute => {
+            standing::standing(key, &document, screen)?;
+            standing::rules_of(&document, screen)?;
+        }
+        Kind::TrafficPolicy => standing::standing(key, &document, screen)?,
+        Kind::MeshConfig | Kind::ExternalService | Kind::ReferenceGrant => {}
     }
-    users(key, &document, &value, session, screen).await
+    match key.kind() {
+        // Which sidecars have it depends on all routes.
+        Kind::ReferenceGrant => Ok(()),
+        _ => users(key, &document, &value, session, screen).await,
+    }
 }
 
 async fn fetch(key: &DocumentKey, session: &mut Session) -> Result<v1::StoredDocument, Failure> {
@@ -220,8 +238,8 @@ async fn users(
     table.print(screen, false)
 }
 
-/// Why a sidecar needs a document, if it does: everyone needs the MeshConfig, and each its own workload and what it
-/// asked for by name or address.
+/// Why a sidecar needs a document, if it does: everyone needs the MeshConfig, and each its own workload, what it asked
+/// for by name or address, and what is attached to that.
 fn concerns(key: &DocumentKey, value: &Value, proxy: &v1::ProxyStatus) -> Option<&'static str> {
     let asks = |names: &[String]| {
         proxy
@@ -229,9 +247,18 @@ fn concerns(key: &DocumentKey, value: &Value, proxy: &v1::ProxyStatus) -> Option
             .iter()
             .any(|asked| names.iter().any(|name| name == asked))
     };
+    let asks_for = |namespace: &str, name: &str| {
+        let qualified = format!("{name}.{namespace}");
+        let is_here = proxy.namespace == namespace;
+        (is_here && asks(&[name.to_owned()]))
+            || asks(&[
+                format!("{qualified}.svc"),
+                format!("{qualified}.svc.cluster.local"),
+                qualified,
+            ])
+    };
     match key.kind() {
         Kind::MeshConfig => Some("everyone"),
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => None,
         Kind::Workload => {
             let address = value.pointer("/spec/address").and_then(Value::as_str);
             if proxy.namespace == key.namespace() && proxy.workload == key.name() {
@@ -241,20 +268,8 @@ fn concerns(key: &DocumentKey, value: &Value, proxy: &v1::ProxyStatus) -> Option
             }
         }
         Kind::Service => {
-            let qualified = format!("{}.{}", key.name(), key.namespace());
-            let is_here = proxy.namespace == key.namespace();
-            let short = if is_here {
-                key.name().to_owned()
-            } else {
-                qualified.clone()
-            };
             let address = value.pointer("/spec/clusterIP").and_then(Value::as_str);
-            if asks(&[
-                qualified.clone(),
-                short,
-                format!("{qualified}.svc"),
-                format!("{qualified}.svc.cluster.local"),
-            ]) {
+            if asks_for(key.namespace(), key.name()) {
                 Some("by name")
             } else {
                 asks(&[address?.to_owned()]).then_some("by address")
@@ -268,6 +283,15 @@ fn concerns(key: &DocumentKey, value: &Value, proxy: &v1::ProxyStatus) -> Option
                 .collect();
             asks(&hosts).then_some("by name")
         }
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TrafficPolicy => {
+            // A consumer's route is for the clients of its namespace.
+            let is_for = |namespace: &str| namespace == key.namespace() || proxy.namespace == key.namespace();
+            attached::services(value, key.namespace())
+                .into_iter()
+                .any(|(namespace, name)| is_for(namespace) && asks_for(namespace, name))
+                .then_some("by its Service")
+        }
+        Kind::ReferenceGrant => None,
     }
 }
 

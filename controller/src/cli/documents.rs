@@ -25,7 +25,8 @@ use super::{
 };
 
 pub(crate) const APPLY_HELP: &str = "\
-All documents are checked together, and either all are applied or none. Errors are lines `FILE:LINE: FIELD: MESSAGE`.
+All documents are checked together, and either all are applied or none. Errors are lines `FILE:LINE: FIELD: MESSAGE`. \
+A warning tells of what is stored and works hardly as it was meant: such as a route whose Service is not there yet.
 
 Examples:
   weft apply -f web.yaml
@@ -55,7 +56,7 @@ Exit codes: 0 no errors, 1 errors, 2 wrong use.";
 pub(crate) const DELETE_HELP: &str = "\
 Examples:
   weft delete service web
-  weft delete svc/web wl/db-0
+  weft delete svc/web wl/db-0 httproute/web
   weft delete -f mesh/ -R --ignore-not-found
 
 Exit codes: 0 removed, 1 refused or failed, 2 wrong use.";

@@ -12,18 +12,21 @@ use weft_proto::{
 };
 
 use super::{
-    Outcome, args::Format, failure::Failure, json as values, names, screen::Screen, session::Session,
-    table::Table,
+    Outcome, args::Format, attached, failure::Failure, json as values, names, screen::Screen,
+    session::Session, table::Table,
 };
 
 pub(crate) const HELP: &str = "\
-Kinds are service (svc), workload (wl), meshconfig (mc), externalservice (es), several with commas between them, or \
-all. Documents in YAML can be applied again; their metadata.generation is what --if-generation compares.
+Kinds are service (svc), workload (wl), meshconfig (mc), externalservice (es), httproute, grpcroute, referencegrant \
+(refgrant), trafficpolicy (tp), several with commas between them, or all. Documents in YAML can be applied again; their \
+metadata.generation is what --if-generation compares. Routes and policies have a status: whether the Services that they \
+name take them, and whether a route's backends are there.
 
 Examples:
   weft get services -A
   weft get workloads -l app=web -o wide
   weft get svc web -n shop -o yaml
+  weft get httproute,trafficpolicy -A
   weft get wl --watch";
 
 /// What to show.
@@ -237,12 +240,16 @@ fn is_of(document: &v1::StoredDocument, kind: Kind) -> bool {
     document.key.as_ref().is_some_and(|key| key.kind == kind.name())
 }
 
-/// A document with its bookkeeping: `metadata.generation`, and `metadata.resourceVersion` as Kubernetes has it.
+/// A document with its bookkeeping: `metadata.generation` and `metadata.resourceVersion` as Kubernetes has them, and of a
+/// route or policy its `status`.
 pub(crate) fn whole(document: &v1::StoredDocument) -> Result<Value, Failure> {
     let mut value = values::document(&names::shown(document.key.as_ref()), &document.document)?;
     if let Some(Value::Object(metadata)) = value.get_mut("metadata") {
         metadata.insert("generation".to_owned(), document.generation.into());
         metadata.insert("resourceVersion".to_owned(), document.revision.to_string().into());
+    }
+    if let (Some(status), Value::Object(root)) = (attached::status(document)?, &mut value) {
+        root.insert("status".to_owned(), status);
     }
     Ok(value)
 }

@@ -372,6 +372,7 @@ pub(crate) fn document(
         revision: 40 + generation,
         origin: "document".to_owned(),
         readiness: v1::Readiness::Unspecified.into(),
+        status: Default::default(),
     }
 }
 

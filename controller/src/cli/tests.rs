@@ -5,6 +5,7 @@ mod documents;
 mod fleet;
 mod help;
 mod login;
+mod routes;
 
 use super::testing::{Fake, Typing, now, type_to};
 use tonic::{Code, Status};

@@ -160,3 +160,73 @@ impl From<&ReferenceGrant> for Meaning {
         Self::Grant { from: from.collect() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::{
+        Source,
+        parse::{Model, parse_document},
+    };
+
+    use super::*;
+
+    fn model(text: &str) -> Model {
+        parse_document(&Source::new("a.yaml", text)).unwrap().model
+    }
+
+    fn services(names: &[&str]) -> BTreeSet<DocumentKey> {
+        names
+            .iter()
+            .map(|name| format!("Service {name}").parse().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_route_means_its_parents_and_all_that_it_sends_requests_or_copies_to() {
+        let text = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs:
+  - {group: '', kind: Service, name: web}
+  - {group: '', kind: Service, name: web, namespace: bank}
+  rules:
+  - filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}}}]
+    backendRefs:
+    - {name: v1, port: 80}
+    - {name: v2, namespace: bank, port: 80, weight: 0}
+  - backendRefs: [{name: v1, port: 81}]
+";
+        let Model::Route(route) = model(text) else {
+            panic!()
+        };
+        let expected = Meaning::Route {
+            parents: services(&["shop/web", "bank/web"]),
+            backends: services(&["shop/shadow", "shop/v1", "bank/v2"]),
+        };
+        assert_eq!(Meaning::from(&route), expected);
+    }
+
+    #[test]
+    fn a_policy_concerns_servers_if_it_has_rates_that_they_keep() {
+        for (limits, expected) in [
+            ("requests: 9", false),
+            ("rates: [{requests: 9, per: 1s, by: Route}]", false),
+            ("rates: [{requests: 9, per: 1s}]", true),
+            ("rates: [{requests: 9, per: 1s, by: Caller}]", true),
+        ] {
+            let text = format!(
+                "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: web, namespace: shop}}\nspec:\n  targetRefs: [{{group: '', kind: Service, name: web}}]\n  limits: {{{limits}}}\n"
+            );
+            let Model::TrafficPolicy(policy) = model(&text) else {
+                panic!()
+            };
+            let expected = Meaning::Policy {
+                targets: services(&["shop/web"]),
+                is_at_server: expected,
+            };
+            assert_eq!(Meaning::from(&policy), expected, "{limits}");
+        }
+    }
+}

@@ -213,7 +213,8 @@ pub enum Filter {
     Mirror(Mirror),
 }
 
-/// Done in this order. Names are in lower case, those of `set` and `add` none of HTTP's own framing.
+/// Done in this order. Names are in lower case, no name twice, none of them `host`, of HTTP's own framing, or the
+/// mesh's own (`weft-*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeaderChange {
@@ -240,7 +241,8 @@ pub struct Rewrite {
 pub enum PathChange {
     /// Instead of the whole. Begins with a slash.
     Full(String),
-    /// Instead of the prefix that the rule matched, which has a prefix in each of its matches.
+    /// Instead of the prefix that the rule matched, which has exactly one match, with a prefix. Begins with a slash, and
+    /// ends with none but for `/` itself, which is nothing in its place.
     Prefix(String),
 }
 

@@ -5,12 +5,12 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 
 /// An `HTTPRoute`.
-pub fn http_route() -> impl Strategy<Value = Value> {
+pub(crate) fn http_route() -> impl Strategy<Value = Value> {
     route("HTTPRoute", http_rule().boxed())
 }
 
 /// A `GRPCRoute`.
-pub fn grpc_route() -> impl Strategy<Value = Value> {
+pub(crate) fn grpc_route() -> impl Strategy<Value = Value> {
     route("GRPCRoute", grpc_rule().boxed())
 }
 
@@ -320,7 +320,7 @@ fn route(kind: &'static str, rule: BoxedStrategy<Value>) -> BoxedStrategy<Value>
 }
 
 /// A `ReferenceGrant`.
-pub fn grant() -> impl Strategy<Value = Value> {
+pub(crate) fn grant() -> impl Strategy<Value = Value> {
     let from = (select(vec!["HTTPRoute", "GRPCRoute"]), "[a-z0-9]{1,5}").prop_map(|(kind, namespace)| {
         json!({"group": "gateway.networking.k8s.io", "kind": kind, "namespace": namespace})
     });

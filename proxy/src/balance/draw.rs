@@ -260,7 +260,12 @@ impl<'a, 'b> Search<'a, 'b> {
         if self.request.tried.contains(&endpoint.uid) {
             return Verdict::Tried;
         }
-        self.balancer.verdict(member, self.view, self.now)
+        match self.balancer.verdict(member, self.view, self.now) {
+            Verdict::Due if self.request.may_probe => Verdict::Due,
+            Verdict::Due if self.view.panics => Verdict::Fit,
+            Verdict::Due => Verdict::Ejected,
+            verdict => verdict,
+        }
     }
 
     fn is_warm(&self, member: &Member, rng: &mut impl Rng) -> bool {

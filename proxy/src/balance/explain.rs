@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
 
-use super::{Balancer, Member, View, draw::Verdict, locality, ticks};
+use super::{Balancer, Member, NoPick, View, draw::Verdict, locality, ticks};
 use crate::{outlier::Phase, snapshot::Endpoint};
 
 /// What an endpoint of a backend is to the next request.
@@ -95,6 +95,21 @@ impl View {
 }
 
 impl Eligibility {
+    /// Why the next request would find no endpoint among these, if it would find none.
+    pub(crate) fn why_none(all: &[Self]) -> Option<NoPick> {
+        let mut why = NoPick::NoEndpoint;
+        for endpoint in all {
+            match endpoint.standing {
+                standing if standing.is_eligible() => return None,
+                Standing::Full => why = NoPick::AllFull,
+                Standing::OtherSubset => {}
+                _ if why == NoPick::NoEndpoint => why = NoPick::AllEjected,
+                _ => {}
+            }
+        }
+        Some(why)
+    }
+
     /// One that the policy excludes.
     fn excluded(endpoint: &Arc<Endpoint>, now: u64) -> Self {
         let load = &endpoint.load;
@@ -140,6 +155,11 @@ impl Standing {
             Self::Full => "full",
             Self::OtherSubset => "other_subset",
         }
+    }
+
+    /// Whether the next request may go there.
+    pub(crate) fn is_eligible(self) -> bool {
+        matches!(self, Self::Eligible | Self::Panic { .. } | Self::ProbeDue)
     }
 
     /// How long it lasts at least, in milliseconds.

@@ -11,7 +11,7 @@ use super::{
     testing::{endpoint, endpoints},
     *,
 };
-use crate::outlier::Phase;
+use crate::outlier::{Admission, Phase};
 
 /// A balancer in the making, and a clock.
 struct Bench {
@@ -66,6 +66,7 @@ impl Bench {
         let request = Pick {
             tried,
             key,
+            may_probe: true,
             now: self.now,
         };
         balancer.pick(&request, &mut self.rng)
@@ -270,6 +271,42 @@ fn if_too_few_are_left_all_are_used_unless_the_policy_never_panics() {
         );
         assert_eq!(bench.pick(&balancer).unwrap_err(), NoPick::AllEjected);
     }
+}
+
+#[test]
+fn a_request_whose_result_is_not_told_does_not_probe() {
+    let mut bench = Bench::with(21, Algorithm::Random);
+    bench.ejection.max_percent = 100;
+    let balancer = bench.balancer(&endpoints(4));
+    eject(&bench, &balancer, 0);
+    bench.advance(10_000);
+    let mut copies = |now| {
+        let copy = Pick {
+            tried: &[],
+            key: None,
+            may_probe: false,
+            now,
+        };
+        let picks = (0..100).filter(|_| balancer.pick(&copy, &mut bench.rng).unwrap().endpoint.port == 0);
+        picks.count()
+    };
+    let now = bench.now;
+    assert_eq!(copies(now), 0);
+    assert_eq!(
+        member(&balancer, 0).health.admission(ticks::millis(now)),
+        Admission::Due
+    );
+    for port in 1..4 {
+        for _ in 0..5 {
+            let mut in_flight = picked(&balancer, port).begin(now);
+            balancer.on_result(&mut in_flight, Outcome::Failure, now);
+        }
+    }
+    assert!(copies(now) > 10, "all are used");
+    assert_eq!(
+        member(&balancer, 0).health.admission(ticks::millis(now)),
+        Admission::Due
+    );
 }
 
 #[test]
@@ -690,6 +727,7 @@ fn with_threads_one_request_probes() {
                     let request = Pick {
                         tried: &[],
                         key: None,
+                        may_probe: true,
                         now: due,
                     };
                     if balancer.pick(&request, &mut rng).unwrap().endpoint.port == 0 {

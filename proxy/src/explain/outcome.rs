@@ -3,13 +3,15 @@
 use serde_json::{Value, json};
 use weft_proto::{SpiffeId, model::Authorization};
 
-use crate::{authorize, respond::Failure, snapshot::Endpoint};
+use crate::{authorize, respond::Failure, route::Redirected, snapshot::Endpoint};
 
 /// What becomes of it.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It goes to an application of the mesh.
     Forward,
+    /// Its caller is told to go elsewhere.
+    Redirect(Redirected),
     /// The mesh answers itself.
     Answer(Failure),
     /// It leaves the mesh: in a sentence, where it goes.
@@ -30,6 +32,11 @@ impl Outcome {
     pub(super) fn show(&self) -> Value {
         match self {
             Self::Forward => json!({ "decision": "forward" }),
+            Self::Redirect(redirected) => json!({
+                "decision": "redirect",
+                "status": redirected.status.as_u16(),
+                "location": String::from_utf8_lossy(redirected.location.as_bytes()),
+            }),
             Self::Answer(failure) => json!({
                 "decision": "answer",
                 "status": failure.status().as_u16(),

@@ -35,9 +35,21 @@ fn a_service_without_routes_is_explained_whole() {
                     "version": "v1",
                     "eligible": true,
                     "inFlight": 0,
+                    "weight": 1.0,
                 }],
                 "notReady": 1,
                 "unmeshedDenied": 1,
+                "policy": {
+                    "sources": {},
+                    "loadBalancing": "least latency of two; near endpoints first, as long as 70% of them are healthy",
+                    "retries": "2 more tries of failed connections, lost answers, of methods that may be repeated; \
+                                after up to 25ms to 250ms; for 20% of requests and 3 a second",
+                    "limits": ["requests in flight: 0, without limit"],
+                    "outlierEjection": "after 5 failures in a row; for 10s to 300s; 50% of the endpoints at most; all \
+                                        are used if less than 50% are left",
+                    "timeouts": "request without limit, idle without limit, connect 5s",
+                    "faults": [],
+                },
             }],
             "authorization": {
                 "decision": "allow",
@@ -128,4 +140,134 @@ async fn before_there_is_a_configuration_nothing_is_explained() {
     let question = Question::parse("GET", "http://catalog/", []).unwrap();
     let explained = testing::without_snapshot().explain(question).await;
     assert_eq!(explained, Err(Unexplained::NotServing));
+}
+
+/// Two versions behind `catalog`, of which the first rule sends testers to the second.
+fn routed() -> String {
+    let rules = "
+  - name: testers
+    matches: [{path: {type: PathPrefix, value: /}, headers: [{name: x-tester, value: 'yes'}]}]
+    backendRefs: [{name: v2, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /old}}]
+    filters: [{type: RequestRedirect, requestRedirect: {hostname: new.example, statusCode: 301}}]
+  - matches: [{path: {type: PathPrefix, value: /shop}, method: GET}]
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: b}]}}
+    timeouts: {request: 10s, backendRequest: 2s}
+    backendRefs:
+    - {name: v1, port: 80, weight: 89}
+    - {name: v2, port: 80, weight: 10}
+    - {name: gone, port: 80, weight: 1}
+    - {name: idle, port: 80, weight: 0}
+  - matches: [{path: {type: Exact, value: /gone}}]
+    backendRefs: [{name: gone, port: 80}]
+";
+    shop("")
+        + &service("v1", 2)
+        + &workload("v1", 2, SIDECAR)
+        + &service("v2", 3)
+        + &workload("v2", 3, SIDECAR)
+        + &service("idle", 4)
+        + "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: catalog, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: catalog}]
+  rules:"
+        + rules
+}
+
+#[test]
+fn rules_are_considered_in_their_order_and_each_says_why_not() {
+    let sidecar = Sidecar::new(&routed(), &[]);
+    let explained = sidecar.explain("GET", "http://catalog/shop/x", &["x-tester: no"]);
+    let rule = |rule: &str, wanted: &str, because: Option<&str>| {
+        without_nulls(json!({
+            "route": "HTTPRoute shop/catalog",
+            "rule": rule,
+            "number": 0,
+            "match": wanted,
+            "matched": because.is_none(),
+            "because": because,
+        }))
+    };
+    assert_eq!(
+        explained["considered"],
+        json!([
+            rule("3", "path /gone", Some("the path is another one")),
+            rule("2", "path prefix /shop, method GET", None),
+            rule("1", "path prefix /old", Some("the path is another one")),
+            rule(
+                "testers",
+                "path prefix /, header x-tester yes",
+                Some("header x-tester has another value")
+            ),
+        ])
+    );
+    assert_eq!(
+        explained["route"],
+        json!({
+            "route": "HTTPRoute shop/catalog",
+            "rule": "2",
+            "filters": ["sets request header x-a"],
+            "timeouts": {"requestMs": 10_000, "backendRequestMs": 2_000},
+        })
+    );
+    assert_eq!(explained["outcome"], json!({"decision": "forward"}));
+    let places: Vec<_> = explained["backends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|backend| (&backend["service"], &backend["weight"], &backend["share"]))
+        .collect();
+    assert_eq!(
+        json!(places),
+        json!([
+            ["shop/v1", 89, 89.0],
+            ["shop/v2", 10, 10.0],
+            ["shop/gone", 1, 1.0],
+            ["shop/idle", 0, 0.0],
+        ])
+    );
+    assert_eq!(explained["backends"][2]["error"]["status"], 500);
+    assert_eq!(explained["backends"][2]["error"]["reason"], "backend_not_found");
+    assert_eq!(explained["backends"][3]["error"]["reason"], "no_endpoint");
+    assert_eq!(explained["backends"][1]["endpoints"][0]["workload"], "shop/v2-3");
+}
+
+#[test]
+fn a_rule_that_is_passed_by_is_not_taken_twice() {
+    let sidecar = Sidecar::new(&routed(), &[]);
+    let explained = sidecar.explain("GET", "http://catalog/shop/x", &["x-tester: yes"]);
+    assert_eq!(explained["considered"][1]["matched"], true);
+    assert_eq!(
+        explained["considered"][3]["because"],
+        "a rule before it has the request"
+    );
+    let explained = sidecar.explain("POST", "http://catalog/shop/x", &["x-tester: yes"]);
+    assert_eq!(explained["considered"][1]["because"], "the method is another one");
+    assert_eq!(explained["route"]["rule"], "testers");
+    assert_eq!(explained["backends"][0]["service"], "shop/v2");
+}
+
+#[test]
+fn what_routes_answer_themselves() {
+    let sidecar = Sidecar::new(&routed(), &[]);
+    let explained = sidecar.get("http://catalog/none");
+    assert_eq!(outcome(&explained), ("answer", 404, "no_matching_route"));
+    assert_eq!(explained["considered"][3]["because"], "header x-tester is absent");
+    assert!(explained.get("route").is_none());
+    let explained = sidecar.get("http://catalog/old/x?a=b");
+    assert_eq!(
+        explained["outcome"],
+        json!({"decision": "redirect", "status": 301, "location": "http://new.example/old/x?a=b"})
+    );
+    let explained = sidecar.get("http://catalog/gone");
+    assert_eq!(outcome(&explained), ("answer", 500, "backend_not_found"));
+    // Routes of a service are not asked again behind a backend, nor for one of its workloads.
+    assert_eq!(
+        outcome(&sidecar.get("http://10.0.0.1:8080/none")),
+        ("forward", 0, "")
+    );
 }

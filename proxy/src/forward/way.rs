@@ -17,7 +17,7 @@ use crate::{
     mirror, outlier,
     respond::{Failure, Late, Limit, is_grpc},
     retry::{self, Decision, Outcome, Progress, Tried},
-    route::{Asked, Destination, Origin, Redirected, Rule},
+    route::{Asked, Destination, Filters, Origin, Redirected, Rule, Unresolved},
     snapshot::{Backend, Endpoint, Frontend, InFlight},
     telemetry::Record,
     upload::{Upload, Whole},
@@ -67,10 +67,13 @@ pub(crate) fn find(
     if let Some(table) = &frontend.routes {
         let found = table.find(&asked(target, head)).ok_or(Failure::NoRule)?;
         record.set_route(&found.rule.label);
-        if let Some(redirected) = redirect(&found.rule, frontend, target, found.prefix) {
+        if let Some(redirected) = redirect(&found.rule.filters, frontend, target, found.prefix) {
             return Ok(Step::Redirect(redirected));
         }
         let destination = choose(worker, found.rule)?;
+        if let Some(redirected) = redirect(&destination.filters, frontend, target, found.prefix) {
+            return Ok(Step::Redirect(redirected));
+        }
         let filters = [&found.rule.filters, &destination.filters];
         for filters in filters {
             filters.on_request(
@@ -86,11 +89,7 @@ pub(crate) fn find(
         way.backend = destination
             .backend
             .clone()
-            .map_err(|unresolved| Failure::DeadRule {
-                route: found.rule.label.clone(),
-                reason: unresolved.reason,
-                detail: unresolved.sentence,
-            })?;
+            .map_err(|unresolved| dead(found.rule, &unresolved))?;
         way.routed = Some(Routed {
             rule: found.rule.clone(),
             destination: destination.clone(),
@@ -120,14 +119,20 @@ pub(crate) fn asked<'a>(target: &'a Target, head: &'a Parts) -> Asked<'a> {
     }
 }
 
-fn redirect(rule: &Rule, frontend: &Frontend, target: &Target, prefix: Option<&str>) -> Option<Redirected> {
-    let path = target.path.as_ref()?;
+/// Where the rule that has matched this prefix sends the caller of the request, if it does.
+pub(crate) fn redirect(
+    filters: &Filters,
+    frontend: &Frontend,
+    target: &Target,
+    prefix: Option<&str>,
+) -> Option<Redirected> {
+    let path = target.path.as_ref().filter(|_| filters.redirects())?;
     let own = frontend.authority();
     let host = target
         .authority
         .as_ref()
         .map_or(own.host(), |authority| authority.host());
-    rule.filters.redirect(&Origin {
+    filters.redirect(&Origin {
         scheme: "http",
         host,
         port: frontend.backend.port,
@@ -137,11 +142,37 @@ fn redirect(rule: &Rule, frontend: &Frontend, target: &Target, prefix: Option<&s
 }
 
 fn choose<'r>(worker: &Worker, rule: &'r Rule) -> Result<&'r Arc<Destination>, Failure> {
-    rule.choose(&mut *worker.rng()).ok_or_else(|| Failure::DeadRule {
+    rule.choose(&mut *worker.rng()).ok_or_else(|| no_backend(rule))
+}
+
+/// The answer to requests of a rule without a backend.
+pub(crate) fn no_backend(rule: &Rule) -> Failure {
+    Failure::DeadRule {
         route: rule.label.clone(),
         reason: "no_backend",
         detail: "the rule names no backend".to_owned(),
-    })
+    }
+}
+
+/// The answer to the share of a backend that is none.
+pub(crate) fn dead(rule: &Rule, unresolved: &Unresolved) -> Failure {
+    Failure::DeadRule {
+        route: rule.label.clone(),
+        reason: unresolved.reason,
+        detail: unresolved.sentence.clone(),
+    }
+}
+
+/// The answer where no endpoint of a backend is to be had.
+pub(crate) fn no_endpoint(backend: &Backend, none: NoPick) -> Failure {
+    match none {
+        NoPick::NoEndpoint | NoPick::AllTried => Failure::NoEndpoint {
+            unmeshed: backend.unmeshed_denied,
+            unready: backend.unready,
+        },
+        NoPick::AllEjected => Failure::AllEjected,
+        NoPick::AllFull => Failure::Limit(Limit::Endpoint),
+    }
 }
 
 impl Way {
@@ -175,23 +206,17 @@ impl Way {
         tried: &mut Tried,
         now: Instant,
     ) -> Result<Picked<'_>, Failure> {
-        let backend = &self.backend;
-        let picked = tried.pick(&backend.policy.balancer, self.key, now, &mut *worker.rng());
-        picked.map_err(|none| match none {
-            NoPick::NoEndpoint | NoPick::AllTried => Failure::NoEndpoint {
-                unmeshed: backend.unmeshed_denied,
-                unready: backend.unready,
-            },
-            NoPick::AllEjected => Failure::AllEjected,
-            NoPick::AllFull => Failure::Limit(Limit::Endpoint),
-        })
+        let balancer = &self.backend.policy.balancer;
+        let picked = tried.pick(balancer, self.key, now, &mut *worker.rng());
+        picked.map_err(|none| no_endpoint(&self.backend, none))
     }
 
     /// Tells the next hop which port is meant, and how long it has.
     pub(crate) fn prepare(&self, head: &mut RequestHead, endpoint: &Endpoint, now: Instant) {
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        self.try_deadline(now).tell(now, &mut head.headers, self.grpc);
+        // Not that of the try: one that is late is taken back, and that is no refusal of the far side.
+        self.deadline.tell(now, &mut head.headers, self.grpc);
     }
 
     /// How long a try that begins now may take.

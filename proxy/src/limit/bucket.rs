@@ -54,9 +54,43 @@ impl Buckets {
         }
         Ok(())
     }
+
+    /// Whether there is a token for each limit of this scope. Takes none.
+    ///
+    /// # Errors
+    /// The time until there is one.
+    pub(crate) fn look(&self, now: Instant, rates: &[RateLimit], scope: RateScope) -> Result<(), Duration> {
+        let now = nanos(self.begun.time(now));
+        let of_scope = self.all.iter().zip(rates).filter(|(_, rate)| rate.scope == scope);
+        let mut waits = of_scope.filter_map(|(bucket, rate)| bucket.next(now, Rate::from(rate)).err());
+        waits.next().map_or(Ok(()), Err)
+    }
+
+    /// How many tokens there are now for each limit of this scope. Takes none.
+    pub(crate) fn left<'a>(
+        &'a self,
+        now: Instant,
+        rates: &'a [RateLimit],
+        scope: RateScope,
+    ) -> impl Iterator<Item = (&'a RateLimit, u64)> {
+        let now = nanos(self.begun.time(now));
+        let of_scope = self
+            .all
+            .iter()
+            .zip(rates)
+            .filter(move |(_, rate)| rate.scope == scope);
+        of_scope.map(move |(bucket, rate)| (rate, bucket.left(now, Rate::from(rate))))
+    }
 }
 
 impl Bucket {
+    /// How many tokens there are at this time, in nanoseconds.
+    fn left(&self, now: u64, rate: Rate) -> u64 {
+        let whole = now.saturating_add(rate.whole);
+        let full = self.0.load(Relaxed).clamp(now, whole);
+        (whole - full) / rate.interval.max(1)
+    }
+
     /// Takes a token at this time, in nanoseconds.
     fn take(&self, now: u64, rate: Rate) -> Result<(), Duration> {
         let latest = now.saturating_add(rate.whole);
@@ -74,10 +108,28 @@ impl Bucket {
         }
     }
 
+    /// Whether there is a token.
+    fn next(&self, now: u64, rate: Rate) -> Result<(), Duration> {
+        rate.after_one(self.0.load(Relaxed), now).map(drop)
+    }
+
     fn put_back(&self, rate: Rate) {
         let _ = self
             .0
             .fetch_update(Relaxed, Relaxed, |full| Some(full.saturating_sub(rate.interval)));
+    }
+}
+
+impl Rate {
+    /// When the bucket will be full once a token is taken, if there is one; else the time until then.
+    fn after_one(self, full: u64, now: u64) -> Result<u64, Duration> {
+        // A limit that was changed finds the bucket empty at most.
+        let full = full.clamp(now, now.saturating_add(self.whole));
+        let then = full.saturating_add(self.interval);
+        match then.saturating_sub(now.saturating_add(self.whole)) {
+            0 => Ok(then),
+            wait => Err(Duration::from_nanos(wait)),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use weft_proto::model::policy::Limits;
 use crate::respond::Limit;
 
 /// How long a request waits where the policy does not say.
-const QUEUE_TIMEOUT: Duration = Duration::from_millis(100);
+pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Requests in flight to a service, from all workers.
 #[derive(Debug, Default)]
@@ -87,6 +87,19 @@ impl Requests {
         self.admit_late(limit, limits)
     }
 
+    /// Whether one more request would find room, or a place in the queue.
+    ///
+    /// # Errors
+    /// Neither.
+    pub(crate) fn look(&self, limits: &Limits) -> Result<(), Limit> {
+        let (in_flight, waiting) = (self.in_flight(), self.waiting());
+        let limit = limits.requests.unwrap_or(u32::MAX);
+        if (waiting == 0 && in_flight < limit) || waiting < limits.queue {
+            return Ok(());
+        }
+        Err(no_room(limits))
+    }
+
     #[cold]
     fn admit_late(self: &Arc<Self>, limit: u32, limits: &Limits) -> Result<Admission, Limit> {
         self.lock().limit = limit;
@@ -97,10 +110,7 @@ impl Requests {
             return Ok(Admission::Now(Permit(self.clone())));
         }
         if queue.waiters.len() >= limits.queue as usize {
-            return Err(match limits.queue {
-                0 => Limit::Requests,
-                _ => Limit::Queue,
-            });
+            return Err(no_room(limits));
         }
         let (place, permit) = self.enqueue(&mut queue);
         drop(queue);
@@ -160,6 +170,14 @@ impl Requests {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Neither for another request nor in the queue.
+fn no_room(limits: &Limits) -> Limit {
+    match limits.queue {
+        0 => Limit::Requests,
+        _ => Limit::Queue,
     }
 }
 

@@ -22,11 +22,6 @@ pub(crate) struct Tried {
 }
 
 impl Tried {
-    /// How often it was tried.
-    pub(crate) fn count(&self) -> u32 {
-        self.reached + self.unprocessed
-    }
-
     /// Tries that may have reached an application.
     pub(crate) fn reached(&self) -> u32 {
         self.reached
@@ -53,7 +48,15 @@ impl Tried {
         now: Instant,
         rng: &mut impl Rng,
     ) -> Result<Picked<'a>, NoPick> {
-        let mut pick = |tried: &[Arc<str>]| balancer.pick(&Pick { tried, key, now }, &mut *rng);
+        let mut pick = |tried: &[Arc<str>]| {
+            let pick = Pick {
+                tried,
+                key,
+                may_probe: true,
+                now,
+            };
+            balancer.pick(&pick, &mut *rng)
+        };
         if self.later.is_empty() {
             return pick(&self.failed);
         }
@@ -140,7 +143,7 @@ mod tests {
         assert_eq!(first.uid, third.uid, "another connection of the first may do");
         tried.add(&third, UNPROCESSED);
         assert!(backend.pick(&mut tried).is_none());
-        assert_eq!((tried.count(), tried.unprocessed()), (3, 3));
+        assert_eq!((tried.reached(), tried.unprocessed()), (0, 3));
     }
 
     #[test]

@@ -1,19 +1,15 @@
-//! Which of many regular expressions match a text, in one walk over the text.
+//! Which of many regular expressions match a text, without trying all of them.
 //!
-//! All patterns together are an automaton that is built as it is walked, one for each thread at a time. What it has
-//! built is kept up to a bound; where a text would make it build more than that pays for, the patterns are tried one
-//! by one, which costs the more the more there are, and always ends.
+//! Most patterns have some text in them that is in all that they match: `/api/v[0-9]+/orders/.*` has `/orders/`. One
+//! walk over the text finds those that are in it, whatever their number, and their patterns alone are tried. A pattern
+//! that has no such text, or none that tells it from others, is tried always.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, collections::BTreeMap};
 
-use regex_automata::{
-    Anchored, Input, MatchKind,
-    hybrid::{
-        LazyStateID,
-        dfa::{Cache, DFA},
-    },
-    nfa::thompson,
-    util::{pool::Pool, syntax},
+use aho_corasick::AhoCorasick;
+use regex_syntax::{
+    ParserBuilder,
+    hir::{Hir, HirKind},
 };
 use rustc_hash::FxHashMap;
 use weft_proto::pattern::Pattern;
@@ -25,39 +21,41 @@ use super::{
 
 /// Fewer are tried one by one.
 const MANY: usize = 8;
-/// Of the patterns together. Beyond it there is no automaton.
-const MAX_COMPILED_BYTES: usize = 16 << 20;
-/// Of what one thread keeps of the automaton: enough for a thousand patterns of paths with a few variable elements.
-const MAX_CACHE_BYTES: usize = 4 << 20;
-/// A full cache is emptied only if each of its states has served so many bytes.
-const MIN_BYTES_PER_STATE: usize = 8;
+/// A text that more patterns have does not tell them apart.
+const MAX_SHARED: usize = 8;
+/// Of a longer text its end is as good.
+const MAX_TEXT_BYTES: usize = 64;
+/// So many texts are looked for; patterns with others are tried always.
+const MAX_TEXTS: usize = 4_096;
 
 /// Matches whose path, or whose gRPC service, is a pattern.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
-    /// By the first rank of each, ascending.
     members: Vec<Member>,
-    set: Option<Set>,
+    /// Those that are tried always, by the first rank of each.
+    always: Vec<usize>,
+    texts: Option<Texts>,
 }
 
+/// A pattern, and the matches that ask for it.
 #[derive(Debug)]
 struct Member {
     pattern: Pattern,
+    /// The least of its ranks.
     first: Rank,
     bucket: Bucket,
 }
 
-/// The index of a member is that of its pattern.
+/// Texts that are in all that their patterns match.
 #[derive(Debug)]
-struct Set {
-    dfa: Arc<DFA>,
-    caches: Pool<Cache, MakeCache>,
+struct Texts {
+    finder: AhoCorasick,
+    /// Of each text, by the first rank of each.
+    members: Vec<Vec<usize>>,
 }
 
-type MakeCache = Box<dyn Fn() -> Cache + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe>;
-
-/// The automaton was not walked to the end of the text.
-struct GaveUp;
+/// Which of [`MAX_TEXTS`] were met.
+struct Met([u64; MAX_TEXTS / 64]);
 
 impl Patterns {
     /// `matches` ascend.
@@ -78,100 +76,157 @@ impl Patterns {
         });
         let mut members: Vec<Member> = members.collect();
         members.sort_unstable_by_key(|member| member.first);
-        let set = (members.len() >= MANY).then(|| Set::new(&members)).flatten();
-        Self { members, set }
+        Self::indexed(members)
+    }
+
+    /// `members` are by the first rank of each.
+    fn indexed(members: Vec<Member>) -> Self {
+        let mut patterns = Self {
+            always: (0..members.len()).collect(),
+            members,
+            texts: None,
+        };
+        if patterns.members.len() < MANY {
+            return patterns;
+        }
+        let required: Vec<Vec<Vec<u8>>> = patterns
+            .members
+            .iter()
+            .map(|member| required(member.pattern.as_str()))
+            .collect();
+        let mut shared: FxHashMap<&[u8], usize> = FxHashMap::default();
+        for text in required.iter().flatten() {
+            *shared.entry(text).or_default() += 1;
+        }
+        let mut by_text: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
+        let mut always = Vec::new();
+        for (at, texts) in required.iter().enumerate() {
+            let share = |text: &&Vec<u8>| shared.get(text.as_slice()).copied().unwrap_or(usize::MAX);
+            let best = texts.iter().min_by_key(|text| (share(text), Reverse(text.len())));
+            match best.filter(|text| share(text) <= MAX_SHARED) {
+                Some(text) if by_text.len() < MAX_TEXTS || by_text.contains_key(text.as_slice()) => {
+                    by_text.entry(text).or_default().push(at);
+                }
+                Some(_) | None => always.push(at),
+            }
+        }
+        if let Ok(finder) = AhoCorasick::new(by_text.keys()) {
+            patterns.always = always;
+            patterns.texts = Some(Texts {
+                finder,
+                members: by_text.into_values().collect(),
+            });
+        }
+        patterns
     }
 
     /// The first match that a request matches with this text.
     pub(super) fn find(&self, text: &str, request: &Request<'_>, entries: &[Entry]) -> Option<Rank> {
         let mut best = None;
-        let mut on_match = |member: &Member| {
-            let limit = best.unwrap_or(Rank::MAX);
-            best = member.bucket.find(request, entries, limit).or(best);
-            best
-        };
-        let set = self.set.as_ref().ok_or(GaveUp);
-        let walked = set.and_then(|set| {
-            set.walk(text.as_bytes(), |index| {
-                self.members.get(index).map(&mut on_match);
-            })
-        });
-        if let Err(GaveUp) = walked {
-            let mut best = None;
-            for member in &self.members {
-                if best.is_some_and(|best| best < member.first) {
+        let mut try_these = |members: &[usize]| {
+            for member in members.iter().filter_map(|at| self.members.get(*at)) {
+                let limit = best.unwrap_or(Rank::MAX);
+                if member.first >= limit {
                     break;
                 }
                 if member.pattern.is_match(text.as_bytes()) {
-                    best = on_match(member);
+                    best = member.bucket.find(request, entries, limit).or(best);
+                }
+            }
+        };
+        if let Some(texts) = &self.texts {
+            let mut met = Met([0; MAX_TEXTS / 64]);
+            for found in texts.finder.find_overlapping_iter(text) {
+                let at = found.pattern().as_usize();
+                if met.is_first(at) {
+                    try_these(texts.members.get(at).map_or(&[], Vec::as_slice));
                 }
             }
         }
+        try_these(&self.always);
         best
     }
 }
 
-impl Set {
-    /// `None`: together they take too much memory.
-    fn new(members: &[Member]) -> Option<Self> {
-        let texts: Vec<String> = members
-            .iter()
-            .map(|member| format!("^(?:{})$", member.pattern.as_str()))
-            .collect();
-        let config = DFA::config()
-            .match_kind(MatchKind::All)
-            .unicode_word_boundary(true)
-            .cache_capacity(MAX_CACHE_BYTES)
-            .minimum_cache_clear_count(Some(0))
-            .minimum_bytes_per_state(Some(MIN_BYTES_PER_STATE));
-        let compiled = thompson::Config::new()
-            .utf8(false)
-            .nfa_size_limit(Some(MAX_COMPILED_BYTES));
-        let dfa = DFA::builder()
-            .configure(config)
-            // As `Pattern` has it.
-            .syntax(syntax::Config::new().utf8(false))
-            .thompson(compiled)
-            .build_many(&texts);
-        let dfa = Arc::new(dfa.ok()?);
-        let make: MakeCache = Box::new({
-            let dfa = dfa.clone();
-            move || dfa.create_cache()
-        });
-        Some(Self {
-            dfa,
-            caches: Pool::new(make),
-        })
+impl Met {
+    /// Whether it was not met before; now it is.
+    fn is_first(&mut self, at: usize) -> bool {
+        let Some(word) = self.0.get_mut(at / 64) else {
+            return true;
+        };
+        let bit = 1 << (at % 64);
+        let is_first = *word & bit == 0;
+        *word |= bit;
+        is_first
+    }
+}
+
+/// The texts that are in all that a pattern matches.
+fn required(pattern: &str) -> Vec<Vec<u8>> {
+    // As `Pattern` reads it.
+    let parsed = ParserBuilder::new().utf8(false).build().parse(pattern);
+    let mut texts = Vec::new();
+    if let Ok(hir) = parsed {
+        add_required(&hir, &mut texts);
+    }
+    texts.sort_unstable();
+    texts.dedup();
+    texts
+}
+
+/// Documents nest patterns at most 50 deep.
+fn add_required(hir: &Hir, texts: &mut Vec<Vec<u8>>) {
+    match hir.kind() {
+        HirKind::Literal(literal) => {
+            let end = literal.0.len().saturating_sub(MAX_TEXT_BYTES);
+            texts.push(literal.0.iter().copied().skip(end).collect());
+        }
+        HirKind::Concat(parts) => parts.iter().for_each(|part| add_required(part, texts)),
+        HirKind::Capture(capture) => add_required(&capture.sub, texts),
+        HirKind::Repetition(repetition) if repetition.min > 0 => add_required(&repetition.sub, texts),
+        HirKind::Repetition(_)
+        | HirKind::Empty
+        | HirKind::Class(_)
+        | HirKind::Look(_)
+        | HirKind::Alternation(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_all_matches_have_is_found_in_a_pattern() {
+        for (pattern, ought) in [
+            ("/api/v[0-9]+/orders/.*", &["/api/v", "/orders/"][..]),
+            ("/a(bc)+(x|y)(de)?f{2}", &["/a", "bc", "f"]),
+            ("(?i)/API", &["/"]),
+            ("x|y", &[]),
+            (".*", &[]),
+            ("", &[]),
+        ] {
+            let texts = required(pattern);
+            let texts: Vec<_> = texts.iter().map(|text| String::from_utf8_lossy(text)).collect();
+            assert_eq!(texts, ought, "{pattern}");
+        }
+        let long = required(&format!("{}b", "a".repeat(1_000)));
+        assert_eq!(long[0].len(), MAX_TEXT_BYTES);
+        assert!(long[0].ends_with(b"ab"));
     }
 
-    /// Calls back with each pattern that matches, in no order.
-    fn walk(&self, text: &[u8], mut on_match: impl FnMut(usize)) -> Result<(), GaveUp> {
-        let mut cache = self.caches.get();
-        cache.search_start(0);
-        let walked = self.end_of(&mut cache, text);
-        cache.search_finish(text.len());
-        let Some(end) = walked? else { return Ok(()) };
-        for index in 0..self.dfa.match_len(&cache, end) {
-            on_match(self.dfa.match_pattern(&cache, end, index).as_usize());
-        }
-        Ok(())
-    }
-
-    /// The state after the whole of a text, if it is one in which patterns match.
-    fn end_of(&self, cache: &mut Cache, text: &[u8]) -> Result<Option<LazyStateID>, GaveUp> {
-        let input = Input::new(text).anchored(Anchored::Yes);
-        let start = self.dfa.start_state_forward(cache, &input);
-        let mut state = start.map_err(|_| GaveUp)?;
-        for byte in text {
-            state = self.dfa.next_state(cache, state, *byte).map_err(|_| GaveUp)?;
-            if state.is_dead() {
-                return Ok(None);
-            }
-            if state.is_quit() {
-                return Err(GaveUp);
-            }
-        }
-        state = self.dfa.next_eoi_state(cache, state).map_err(|_| GaveUp)?;
-        Ok(state.is_match().then_some(state))
+    #[test]
+    fn patterns_that_share_all_their_texts_are_tried_always() {
+        let matches = |texts: &[String]| {
+            let patterns: Vec<Pattern> = texts.iter().map(|text| Pattern::parse(text).unwrap()).collect();
+            let matches: Vec<(&Pattern, Rank)> = patterns.iter().zip(0..).collect();
+            let patterns = Patterns::new(&matches, &[]);
+            (patterns.members.len(), patterns.always.len())
+        };
+        let own: Vec<String> = (0..100).map(|at| format!("/api/.*/service-{at}/.*")).collect();
+        assert_eq!(matches(&own), (100, 0));
+        let none: Vec<String> = (0..100).map(|at| format!("/api/.{{{at}}}")).collect();
+        assert_eq!(matches(&none), (100, 100));
+        assert_eq!(matches(&own[..MANY - 1]), (MANY - 1, MANY - 1));
     }
 }

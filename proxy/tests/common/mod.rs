@@ -154,7 +154,7 @@ impl Workload {
 
     /// With one more label.
     pub fn label(mut self, name: &str, value: &str) -> Self {
-        let _ = write!(self.labels, ", {name}: {value}");
+        let _ = write!(self.labels, ", {name}: \"{value}\"");
         self
     }
 

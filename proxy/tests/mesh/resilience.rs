@@ -85,7 +85,7 @@ fn reason(answer: &Answer) -> (u16, Option<&str>) {
 
 #[tokio::test]
 async fn a_bad_answer_is_retried_elsewhere_for_what_may_be_done_twice_and_for_nothing_else() {
-    let spec = "retries: {on: [GatewayError], attempts: 2, backoff: {base: 1ms, max: 1ms}, budget: {minPerSecond: 1000}}, outlierEjection: {consecutiveFailures: 0}";
+    let spec = "loadBalancing: {algorithm: RoundRobin}, retries: {on: [GatewayError], attempts: 2, backoff: {base: 1ms, max: 1ms}, budget: {minPerSecond: 1000}}, outlierEjection: {consecutiveFailures: 0}";
     let replicas = Replicas::start(2, spec).await;
     replicas.applications[0].will(Does::Answer(503));
     let mut refused = 0;
@@ -150,7 +150,7 @@ async fn a_budget_keeps_an_outage_from_growing() {
 
 #[tokio::test]
 async fn a_replica_that_hangs_is_left_after_the_time_of_a_try() {
-    let spec = "retries: {attempts: 2, perTryTimeout: 300ms, backoff: {base: 1ms, max: 1ms}, budget: {minPerSecond: 1000}}, outlierEjection: {consecutiveFailures: 0}";
+    let spec = "loadBalancing: {algorithm: RoundRobin}, retries: {attempts: 2, perTryTimeout: 300ms, backoff: {base: 1ms, max: 1ms}, budget: {minPerSecond: 1000}}, outlierEjection: {consecutiveFailures: 0}";
     let replicas = Replicas::start(2, spec).await;
     replicas.applications[0].will(Does::Hang);
     for number in 0..10 {
@@ -228,7 +228,7 @@ async fn a_replica_that_fails_is_ejected_and_comes_back_when_it_is_well() {
             .as_array()
             .expect("endpoints")
             .iter()
-            .any(|endpoint| endpoint["ejectedForMs"].is_u64())
+            .any(|endpoint| endpoint["standing"] != "eligible")
     };
     while !ejected(&mut replicas).await {
         assert_eq!(replicas.get().await.status, StatusCode::OK);

@@ -1,5 +1,6 @@
 //! Between the messages of operators and what the controller has.
 
+use serde_json::Value;
 use tonic::{Code, Response, Status};
 use weft_proto::{
     DocumentError, Source,
@@ -89,7 +90,8 @@ pub(super) fn readiness(readiness: Readiness) -> mesh::Readiness {
     }
 }
 
-pub(super) fn stored(key: &DocumentKey, stored: &Stored) -> mesh::StoredDocument {
+/// A document; `status` is what became of it, if there is anything to say.
+pub(super) fn stored(key: &DocumentKey, stored: &Stored, status: Option<&Value>) -> mesh::StoredDocument {
     let of_workload = (key.kind() == Kind::Workload).then(|| readiness(stored.readiness()));
     mesh::StoredDocument {
         key: Some(key_message(key)),
@@ -101,6 +103,7 @@ pub(super) fn stored(key: &DocumentKey, stored: &Stored) -> mesh::StoredDocument
             Origin::Proxy { .. } => "proxy".to_owned(),
         },
         readiness: of_workload.unwrap_or(mesh::Readiness::Unspecified).into(),
+        status: status.map(|status| status.to_string().into()).unwrap_or_default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Documents as they change.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use weft_proto::{
 
 use super::convert;
 use crate::{
-    catalog,
+    catalog::{self, Catalog},
     store::{Changes, Event, Revision, Store, StoreError},
     world::key_message,
 };
@@ -23,6 +23,7 @@ pub(super) type Events = Pin<Box<dyn Stream<Item = Result<mesh::WatchEvent, Stat
 /// What there is, if it is given, and then each change.
 pub(super) async fn events(
     store: &dyn Store,
+    catalog: Arc<Catalog>,
     request: &mesh::WatchRequest,
     present: Option<mesh::GetResponse>,
 ) -> Result<Events, Status> {
@@ -59,9 +60,24 @@ pub(super) async fn events(
             .events
             .into_iter()
             .filter_map(move |event| show(&event, changes.revision, kind));
-        stream::iter(events.map(Ok).collect::<Vec<_>>())
+        stream::iter(events.collect::<Vec<_>>())
+    });
+    let changes = changes.then(move |event| {
+        let catalog = catalog.clone();
+        async move { Ok(with_status(&catalog, event).await) }
     });
     Ok(stream::iter(present.collect::<Vec<_>>()).chain(changes).boxed())
+}
+
+/// The event with what became of its document: as it is now, which may be later.
+async fn with_status(catalog: &Catalog, mut event: mesh::WatchEvent) -> mesh::WatchEvent {
+    if let Some(mesh::watch_event::Event::Stored(document)) = &mut event.event
+        && let Some(Ok(key)) = document.key.as_ref().map(convert::document_key)
+        && let Some(status) = catalog.status(&key).await
+    {
+        document.status = status.to_string().into();
+    }
+    event
 }
 
 fn show(event: &Event, revision: Revision, kind: Option<Kind>) -> Option<mesh::WatchEvent> {
@@ -76,7 +92,7 @@ fn show(event: &Event, revision: Revision, kind: Option<Kind>) -> Option<mesh::W
     let event = match event {
         Event::Put(entry) => {
             let stored = catalog::stored(entry)?;
-            mesh::watch_event::Event::Stored(convert::stored(&key, &stored))
+            mesh::watch_event::Event::Stored(convert::stored(&key, &stored, None))
         }
         Event::Deleted { .. } => mesh::watch_event::Event::Deleted(key_message(&key)),
     };

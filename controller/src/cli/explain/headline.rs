@@ -59,32 +59,31 @@ fn caller(answer: &Value) -> String {
     }
 }
 
-/// Where it goes: the backends that get any, and what is answered for those that cannot be.
+/// Where it goes: the backends that get any, and what is answered for those that take none.
 fn backends(answer: &Value) -> String {
-    let all = list(answer.get("backends"));
     let share = |backend: &Value| backend.get("share").and_then(Value::as_f64).unwrap_or(100.0);
-    let used: Vec<&Value> = all.iter().filter(|backend| share(backend) > 0.0).collect();
-    let (dead, alive): (Vec<&Value>, Vec<&Value>) = used
-        .iter()
-        .copied()
-        .partition(|backend| backend.get("error").is_some_and(|error| !error.is_null()));
-    let places: Vec<String> = alive
-        .iter()
-        .map(|backend| {
-            let port = backend.get("port").and_then(Value::as_u64);
-            let place = place(&text(backend.get("service")), port);
-            match used.len() {
-                1 => place,
-                _ => format!("{place} ({})", percent(share(backend))),
-            }
-        })
-        .collect();
-    let mut line = places.join(" or ");
-    if !dead.is_empty() {
-        let lost = dead.iter().map(|backend| share(backend)).sum();
-        line.push_str(&format!(", or is answered 500 ({}),", percent(lost)));
+    let all = list(answer.get("backends")).iter();
+    let used: Vec<&Value> = all.filter(|backend| share(backend) > 0.0).collect();
+    let is_dead = |backend: &&&Value| backend.get("error").is_some_and(|error| !error.is_null());
+    let mut places: Vec<String> = Vec::new();
+    for backend in used.iter().filter(|backend| !is_dead(backend)) {
+        let port = backend.get("port").and_then(Value::as_u64);
+        let place = place(&text(backend.get("service")), port);
+        places.push(match used.len() {
+            1 => place,
+            _ => format!("{place} ({})", percent(share(backend))),
+        });
     }
-    line
+    for backend in used.iter().filter(is_dead) {
+        let error = |name: &str| text(backend.pointer(&format!("/error/{name}")));
+        let share = percent(share(backend));
+        places.push(format!(
+            "is answered {} {} ({share})",
+            error("status"),
+            error("reason")
+        ));
+    }
+    places.join(" or ")
 }
 
 fn by(answer: &Value) -> String {

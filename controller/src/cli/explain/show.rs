@@ -99,6 +99,10 @@ fn effects(route: &Value, screen: &mut Screen) -> Result<(), Failure> {
             }
         }
     }
+    let retry = text(route.get("retry"));
+    if !retry.is_empty() {
+        lines.push(format!("retries: {retry}"));
+    }
     if lines.is_empty() {
         return Ok(());
     }
@@ -118,15 +122,18 @@ fn backend(backend: &Value, screen: &mut Screen) -> Result<(), Failure> {
     }
     section(&clean(&head), screen)?;
     if let Some(error) = backend.get("error").filter(|error| !error.is_null()) {
-        let said = format!(
-            "answered 500: {}: {}",
-            text(error.get("reason")),
-            text(error.get("detail"))
-        );
+        let [status, reason, detail] = ["status", "reason", "detail"].map(|name| text(error.get(name)));
+        let said = format!("answered {status}: {reason}: {detail}");
         let said = screen.paint(Colour::Red, &clean(&said)).into_owned();
-        return screen.line(format_args!("  {said}"));
+        screen.line(format_args!("  {said}"))?;
     }
-    endpoints(backend, screen)?;
+    for filter in list(backend.get("filters")) {
+        screen.line(format_args!("  {}", clean(&text(Some(filter)))))?;
+    }
+    // One that is none has none.
+    if backend.get("endpoints").is_some() {
+        endpoints(backend, screen)?;
+    }
     for (count, what) in [
         (number("notReady"), "not ready, or ending"),
         (
@@ -161,9 +168,13 @@ fn endpoints(backend: &Value, screen: &mut Screen) -> Result<(), Failure> {
     for endpoint in all {
         let cell = |name: &str| Cell::from(text(endpoint.get(name)));
         let latency = endpoint.get("latencyMs").and_then(Value::as_f64);
-        let eligible = match endpoint.get("eligible").and_then(Value::as_bool) {
-            Some(true) => Cell::painted("yes", Colour::Green),
-            _ => Cell::painted(format!("no: {}", text(endpoint.get("because"))), Colour::Yellow),
+        let (word, colour) = match endpoint.get("eligible").and_then(Value::as_bool) {
+            Some(true) => ("yes", Colour::Green),
+            _ => ("no", Colour::Yellow),
+        };
+        let eligible = match text(endpoint.get("because")) {
+            because if because.is_empty() => Cell::painted(word, colour),
+            because => Cell::painted(format!("{word}: {because}"), colour),
         };
         table.row(vec![
             cell("workload"),

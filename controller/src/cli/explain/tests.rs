@@ -50,20 +50,21 @@ fn split() -> Value {
             {"route": "HTTPRoute shop/catalog", "rule": "1", "match": "path prefix /", "matched": true},
         ],
         "route": {"route": "HTTPRoute shop/catalog", "rule": "1", "filters": ["sets request header x-a"],
-                  "timeouts": {"requestMs": 10_000, "backendRequestMs": 0}},
+                  "timeouts": {"requestMs": 10_000, "backendRequestMs": 0}, "retry": "3 more tries of 503"},
         "backends": [
             {"service": "shop/catalog-v1", "port": 80, "weight": 90, "share": 90.0,
              "endpoints": [
                 {"workload": "shop/catalog-v1-0", "address": "10.0.0.1:15008", "version": "v1", "eligible": false,
                  "because": "ejected for 8 s more", "inFlight": 3, "latencyMs": 1.25, "weight": 1.0},
                 {"workload": "shop/catalog-v1-1", "address": "10.0.0.2:15008", "eligible": true, "inFlight": 0,
-                 "weight": 1.0},
+                 "because": "others are nearer", "weight": 0.5},
              ],
              "notReady": 2, "unmeshedDenied": 1,
              "policy": {"sources": {"retries": "TrafficPolicy shop/catalog"}, "loadBalancing": "least latency",
                         "retries": "2 more tries", "limits": ["requests in flight: 3 of 10", "queue: 0 of 5"],
                         "faults": []}},
-            {"service": "shop/catalog-v2", "port": 8080, "weight": 10, "share": 10.0, "endpoints": []},
+            {"service": "shop/catalog-v2", "port": 8080, "weight": 10, "share": 10.0, "endpoints": [],
+             "filters": ["rewrites the path to /"]},
         ],
         "authorization": {"decision": "allow", "by": "MeshConfig authorization: authenticated",
                           "where": "at the sidecar of each endpoint"},
@@ -92,11 +93,12 @@ HTTPRoute shop/catalog, rule 1
   sets request header x-a
   time for the request, all tries together: 10s
   time for each try: without limit
+  retries: 3 more tries of 503
 
 Backend shop/catalog-v1: 90% of the requests (weight 90)
 WORKLOAD            ADDRESS          VERSION   IN FLIGHT   LATENCY   WEIGHT   ELIGIBLE
 shop/catalog-v1-0   10.0.0.1:15008   v1        3           1.25ms    1.0      no: ejected for 8 s more
-shop/catalog-v1-1   10.0.0.2:15008   -         0           -         1.0      yes
+shop/catalog-v1-1   10.0.0.2:15008   -         0           -         0.5      yes: others are nearer
   and 2 not ready, or ending
   and 1 without a sidecar, which MeshConfig does not allow
 
@@ -107,6 +109,7 @@ limits           default                      requests in flight: 3 of 10
 limits           default                      queue: 0 of 5
 
 Backend shop/catalog-v2:8080: 10% of the requests (weight 10)
+  rewrites the path to /
   no endpoint that may be used
 
 Authorization
@@ -145,7 +148,7 @@ async fn the_first_line_says_it_and_the_exit_code_too() {
         "backends": [
             {"service": "shop/catalog", "port": 80, "weight": 2, "share": 66.666},
             {"service": "shop/gone", "port": 80, "weight": 1, "share": 33.333,
-             "error": {"reason": "backend_missing", "detail": "there is no such service"}},
+             "error": {"status": 500, "reason": "backend_not_found", "detail": "there is no such service"}},
             {"service": "shop/idle", "port": 80, "weight": 0, "share": 0.0},
         ],
     }));
@@ -180,8 +183,8 @@ async fn the_first_line_says_it_and_the_exit_code_too() {
         ),
         (
             half_dead,
-            "http://catalog/x from shop/frontend-0 goes to shop/catalog (66.7%), or is answered 500 (33.3%), by \
-             HTTPRoute shop/catalog, rule 0",
+            "http://catalog/x from shop/frontend-0 goes to shop/catalog (66.7%) or is answered 500 \
+             backend_not_found (33.3%) by HTTPRoute shop/catalog, rule 0",
             0,
         ),
     ] {
@@ -196,10 +199,11 @@ async fn a_dead_backend_says_why() {
     let answer = asked(json!({
         "outcome": {"decision": "forward"},
         "backends": [{"service": "shop/gone", "port": 80, "weight": 1, "share": 50.0,
-                      "error": {"reason": "backend_missing", "detail": "there is no such service"}}],
+                      "error": {"status": 500, "reason": "backend_not_found",
+                                                       "detail": "there is no such service"}}],
     }));
     let said = explained(&answer).await;
-    let wanted = "Backend shop/gone: 50% of the requests (weight 1)\n  answered 500: backend_missing: there is no \
+    let wanted = "Backend shop/gone: 50% of the requests (weight 1)\n  answered 500: backend_not_found: there is no \
                   such service\n";
     assert!(said.out.contains(wanted), "{}", said.out);
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use weft_proto::{kinds::Kind, mesh::v1};
 
-use crate::cli::{failure::Failure, json, names, screen::Colour, table::Cell};
+use crate::cli::{attached, failure::Failure, json, names, screen::Colour, table::Cell};
 
 /// Which columns there are.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,9 @@ pub(super) fn head(kind: Kind, layout: Layout) -> Vec<&'static str> {
             &["MESH-RANGES"],
         ),
         Kind::ExternalService => (&["HOSTS", "PORTS", "RESOLUTION"], &[]),
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => (&[], &[]),
+        Kind::HttpRoute | Kind::GrpcRoute => (&["HOSTNAMES", "PARENTS", "ACCEPTED", "RESOLVED"], &["RULES"]),
+        Kind::ReferenceGrant => (&["FROM", "TO"], &[]),
+        Kind::TrafficPolicy => (&["TARGETS", "SECTIONS", "ACCEPTED"], &[]),
     };
     head.extend(columns);
     head.push("GENERATION");
@@ -59,6 +61,8 @@ pub(super) fn row(kind: Kind, layout: Layout, document: &v1::StoredDocument) -> 
     }
     row.push(Cell::from(key.name.as_str()));
     let ports = || Cell::from(ports(at("/spec/ports")));
+    let status = attached::status(document)?.unwrap_or_default();
+    let verdict = |condition: &str| attached::verdict(&attached::places(&status, &key.namespace), condition);
     let (columns, wide): (Vec<Cell>, Vec<Cell>) = match kind {
         Kind::Service => (
             vec![or("/spec/clusterIP", ""), ports()],
@@ -94,9 +98,33 @@ pub(super) fn row(kind: Kind, layout: Layout, document: &v1::StoredDocument) -> 
             ],
             Vec::new(),
         ),
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::TrafficPolicy => {
-            (Vec::new(), Vec::new())
+        Kind::HttpRoute | Kind::GrpcRoute => {
+            let rules = at("/spec/rules").as_array().map_or(0, Vec::len);
+            (
+                vec![
+                    Cell::from(items(at("/spec/hostnames"))),
+                    Cell::from(attached::named(&value, &key.namespace).join(",")),
+                    verdict("Accepted"),
+                    verdict("ResolvedRefs"),
+                ],
+                vec![Cell::from(rules as u64)],
+            )
         }
+        Kind::ReferenceGrant => (
+            vec![
+                Cell::from(attached::grant_from(&value)),
+                Cell::from(attached::grant_to(&value)),
+            ],
+            Vec::new(),
+        ),
+        Kind::TrafficPolicy => (
+            vec![
+                Cell::from(attached::named(&value, &key.namespace).join(",")),
+                Cell::from(attached::sections(&value)),
+                verdict("Accepted"),
+            ],
+            Vec::new(),
+        ),
     };
     row.extend(columns);
     row.push(Cell::from(document.generation));

@@ -79,8 +79,10 @@ fn filter_type(kind: RouteKind, fields: &mut Fields<'_>, seen: &mut HashSet<Type
         Some(found)
     });
     if found.is_none() {
-        // What it says depends on the type.
-        fields.accept_all();
+        // What they say depends on the type.
+        for (_, name) in types(kind).iter().chain(&REFUSED) {
+            fields.accept(&[name]);
+        }
     }
     found
 }
@@ -228,7 +230,7 @@ fn path_change(value: &Value<'_>, has_one_prefix: bool) -> Option<PathChange> {
             value.one_of(&[(FULL.0, FULL), (PREFIX.0, PREFIX)])
         });
         let Some((word, name)) = found else {
-            fields.accept_all();
+            fields.accept(&[FULL.1, PREFIX.1]);
             return None;
         };
         for (other_word, other) in [FULL, PREFIX].into_iter().filter(|(_, other)| *other != name) {
