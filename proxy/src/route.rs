@@ -351,23 +351,37 @@ mod tests {
         let explained = table.explain(&request.asked());
         let told: Vec<_> = explained
             .iter()
-            .map(|considered| (&*considered.rule.name, considered.number, considered.outcome))
+            .map(|considered| (&*considered.rule.name, considered.wanted(), considered.outcome))
             .collect();
         let y = ::http::HeaderName::from_static("y");
         assert_eq!(
             told,
             [
-                ("1", 0, Err(Mismatch::Method)),
-                ("2", 0, Err(Mismatch::Header(&y))),
-                ("2", 1, Err(Mismatch::Query("q"))),
-                ("0", 0, Err(Mismatch::Path)),
-                ("3", 0, Ok(())),
-                ("0", 0, Err(Mismatch::Host)),
+                (
+                    "1",
+                    "path prefix /a, method POST".to_owned(),
+                    Err(Mismatch::Method)
+                ),
+                (
+                    "2",
+                    "path prefix /a, header x 1, header y 1".to_owned(),
+                    Err(Mismatch::Header(&y))
+                ),
+                (
+                    "2",
+                    "path prefix /a, parameter q 1".to_owned(),
+                    Err(Mismatch::Query("q"))
+                ),
+                ("0", "path prefix /b".to_owned(), Err(Mismatch::Path)),
+                ("3", "path prefix /a".to_owned(), Ok(())),
+                ("0", "path prefix /".to_owned(), Err(Mismatch::Host)),
             ]
         );
         let rules = vec![vec![grpc(Some("=s"), Some("=M"), &[])]];
         let table = super::testing::table(&[route(RouteKind::Grpc, "shop/cart", rules)]);
         let told = |target| table.explain(&Get::new("POST", target, &[]).asked())[0].outcome;
+        let wanted = table.explain(&Get::new("POST", "cart/s/M", &[]).asked())[0].wanted();
+        assert_eq!(wanted, "gRPC service s, gRPC method M");
         assert_eq!(told("cart/s/M"), Ok(()));
         assert_eq!(told("cart/s/N"), Err(Mismatch::GrpcMethod));
         assert_eq!(told("cart/t/M"), Err(Mismatch::Path));

@@ -80,7 +80,8 @@ fn retries(retries: &Retries) -> String {
         (on.server_error, "500 to 599"),
     ]
     .into_iter()
-    .filter_map(|(is_on, what)| is_on.then(|| what.to_owned()))
+    .filter(|(is_on, _)| *is_on)
+    .map(|(_, what)| what.to_owned())
     .collect();
     worth.extend(retries.codes.iter().map(ToString::to_string));
     worth.extend(retries.grpc.iter().map(|code| format!("gRPC status {code}")));

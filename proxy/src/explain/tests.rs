@@ -1,9 +1,13 @@
+use rand::{SeedableRng, rngs::SmallRng};
 use serde_json::json;
+use tokio::sync::mpsc;
+use weft_proto::model::policy::RateScope;
 
 use super::{
     testing::{SIDECAR, Sidecar, mesh, service, shop, workload},
     *,
 };
+use crate::{balance::Pick, demand::Verdict, outlier};
 
 #[test]
 fn a_service_without_routes_is_explained_whole() {
@@ -270,4 +274,184 @@ fn what_routes_answer_themselves() {
         outcome(&sidecar.get("http://10.0.0.1:8080/none")),
         ("forward", 0, "")
     );
+}
+
+/// The shop with two replicas of `catalog`, and a policy for it.
+fn with_policy(sections: &str) -> Sidecar {
+    let policy = format!(
+        "---
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: catalog, namespace: shop}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: catalog}}]
+  {sections}
+"
+    );
+    Sidecar::new(&(shop("") + &workload("catalog", 2, SIDECAR) + &policy), &[])
+}
+
+impl Sidecar {
+    fn catalog(&self) -> Arc<Frontend> {
+        match self.snapshot.by_host("catalog", None).unwrap() {
+            Upstream::Mesh(frontend) => frontend,
+            Upstream::External(_) => panic!("not outside"),
+        }
+    }
+}
+
+#[test]
+fn a_limit_that_is_reached_answers_and_one_that_is_not_says_how_far_it_is() {
+    let sidecar = with_policy("limits: {requests: 1, queue: {length: 0}, endpoint: {requests: 5}}");
+    let frontend = sidecar.catalog();
+    let policy = &frontend.backend.policy;
+    let explained = sidecar.get("http://catalog/");
+    assert_eq!(outcome(&explained), ("forward", 0, ""));
+    let limits = |explained: &Value| explained["backends"][0]["policy"]["limits"].clone();
+    assert_eq!(
+        limits(&explained),
+        json!([
+            "requests in flight: 0 of 1",
+            "requests in flight to one endpoint: 5"
+        ])
+    );
+    assert_eq!(
+        explained["backends"][0]["policy"]["sources"],
+        json!({"limits": "TrafficPolicy shop/catalog"})
+    );
+    let held = policy.facts.requests.admit(&policy.limits);
+    let explained = sidecar.get("http://catalog/");
+    assert_eq!(outcome(&explained), ("answer", 503, "request_limit"));
+    assert_eq!(limits(&explained)[0], "requests in flight: 1 of 1");
+    drop(held);
+    assert_eq!(outcome(&sidecar.get("http://catalog/")), ("forward", 0, ""));
+}
+
+#[test]
+fn a_rate_that_is_used_up_answers_and_nothing_is_taken_to_know_it() {
+    let rates = "limits: {rates: [{requests: 2, per: 1h, by: Route}, {requests: 5, per: 1s}]}";
+    let sidecar = with_policy(rates);
+    let frontend = sidecar.catalog();
+    let policy = &frontend.backend.policy;
+    for left in [2, 1] {
+        for _ in 0..3 {
+            let explained = sidecar.get("http://catalog/");
+            assert_eq!(outcome(&explained), ("forward", 0, ""));
+            assert_eq!(
+                explained["backends"][0]["policy"]["limits"],
+                json!([
+                    "requests in flight: 0, without limit",
+                    format!("requests of a rule: 2 in 3600s, 2 at once: {left} left"),
+                    "requests at each endpoint: 5 in 1s, 5 at once (kept there)",
+                ])
+            );
+        }
+        let buckets = &policy.facts.unrouted;
+        buckets
+            .take(Instant::now(), &policy.limits.rates, RateScope::Route)
+            .unwrap();
+    }
+    assert_eq!(
+        outcome(&sidecar.get("http://catalog/")),
+        ("answer", 429, "rate_limited")
+    );
+}
+
+#[test]
+fn ejected_endpoints_say_for_how_long_and_the_last_one_ends_it() {
+    let sidecar = with_policy(
+        "outlierEjection: {consecutiveFailures: 1, time: {base: 100s, max: 100s}, maxPercent: 100, panicPercent: 0}",
+    );
+    let frontend = sidecar.catalog();
+    let balancer = &frontend.backend.policy.balancer;
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut tried = Vec::new();
+    for wanted in [("forward", 0, ""), ("answer", 503, "all_ejected")] {
+        let now = Instant::now();
+        let request = Pick {
+            tried: &tried,
+            key: None,
+            may_probe: true,
+            now,
+        };
+        let picked = balancer.pick(&request, &mut rng).unwrap();
+        let uid = picked.endpoint.uid.clone();
+        let mut in_flight = picked.begin(now);
+        balancer.on_result(&mut in_flight, outlier::Outcome::Failure, now);
+        let explained = sidecar.get("http://catalog/");
+        assert_eq!(outcome(&explained), wanted);
+        let endpoints = explained["backends"][0]["endpoints"].as_array().unwrap();
+        let of = |uid: &str| endpoints.iter().find(|one| one["workload"] == uid).unwrap();
+        assert_eq!(of(&uid)["eligible"], false);
+        assert_eq!(of(&uid)["because"], "ejected for 100 s more");
+        tried.push(uid);
+    }
+}
+
+#[test]
+fn a_fault_that_is_always_made_is_the_answer() {
+    let sidecar = with_policy(
+        "faults: [{headers: [{name: x-test, value: broken}], abort: {status: 418}}, {delay: {duration: 2s, percent: 5}}]",
+    );
+    let explained = sidecar.get("http://catalog/");
+    assert_eq!(outcome(&explained), ("forward", 0, ""));
+    assert_eq!(
+        explained["backends"][0]["policy"]["faults"],
+        json!([
+            "answers 100% with 418 of requests with header x-test broken",
+            "holds 5% up by 2s"
+        ])
+    );
+    let explained = sidecar.explain("GET", "http://catalog/", &["x-test: broken"]);
+    assert_eq!(outcome(&explained), ("answer", 418, "fault_injected"));
+}
+
+#[test]
+fn endpoints_without_the_labels_that_are_asked_for_are_told_apart() {
+    let explained =
+        with_policy("loadBalancing: {subset: {matchLabels: {version: v2}}}").get("http://catalog/");
+    assert_eq!(outcome(&explained), ("forward", 0, ""));
+    let endpoints = explained["backends"][0]["endpoints"].as_array().unwrap();
+    let because: Vec<_> = endpoints
+        .iter()
+        .map(|one| (one["workload"].as_str(), one["because"].as_str()))
+        .collect();
+    assert_eq!(
+        because,
+        [
+            (Some("shop/catalog-2"), None),
+            (
+                Some("shop/catalog-1"),
+                Some("it has not the labels that the policy asks for")
+            ),
+        ]
+    );
+    let none = with_policy("loadBalancing: {subset: {matchLabels: {version: v3}}}");
+    assert_eq!(
+        outcome(&none.get("http://catalog/")),
+        ("answer", 503, "no_endpoint")
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_known_yet_is_asked_for() {
+    let documents = |names: &str| Sidecar::new(&(shop("") + names), &[]).snapshot;
+    let (publish, snapshots) = watch::channel(documents(""));
+    let (asks, mut asked) = mpsc::channel(1);
+    let explainer = testing::without_snapshot();
+    explainer.begin(Known {
+        demand: Some(Demand::new(asks, snapshots.clone())),
+        snapshots,
+        listeners: OwnListeners::new([], Vec::new),
+    });
+    let controller = async {
+        let (subject, answer) = asked.recv().await.unwrap();
+        publish.send_replace(documents(&(service("new", 2) + &workload("new", 2, SIDECAR))));
+        answer.send(Verdict::Known).unwrap();
+        subject
+    };
+    let question = Question::parse("GET", "http://new/", []).unwrap();
+    let (explained, subject) = tokio::join!(explainer.explain(question), controller);
+    assert_eq!(subject.to_string(), "new.shop");
+    assert_eq!(outcome(&explained.unwrap()), ("forward", 0, ""));
 }

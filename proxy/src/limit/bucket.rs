@@ -62,8 +62,11 @@ impl Buckets {
     pub(crate) fn look(&self, now: Instant, rates: &[RateLimit], scope: RateScope) -> Result<(), Duration> {
         let now = nanos(self.begun.time(now));
         let of_scope = self.all.iter().zip(rates).filter(|(_, rate)| rate.scope == scope);
-        let mut waits = of_scope.filter_map(|(bucket, rate)| bucket.next(now, Rate::from(rate)).err());
-        waits.next().map_or(Ok(()), Err)
+        let mut waits = of_scope.map(|(bucket, rate)| bucket.wait(now, Rate::from(rate)));
+        match waits.find(|wait| *wait > 0) {
+            Some(wait) => Err(Duration::from_nanos(wait)),
+            None => Ok(()),
+        }
     }
 
     /// How many tokens there are now for each limit of this scope. Takes none.
@@ -86,21 +89,22 @@ impl Buckets {
 impl Bucket {
     /// How many tokens there are at this time, in nanoseconds.
     fn left(&self, now: u64, rate: Rate) -> u64 {
-        let whole = now.saturating_add(rate.whole);
-        let full = self.0.load(Relaxed).clamp(now, whole);
-        (whole - full) / rate.interval.max(1)
+        let full = rate.clamp(self.0.load(Relaxed), now);
+        now.saturating_add(rate.whole).saturating_sub(full) / rate.interval.max(1)
     }
 
     /// Takes a token at this time, in nanoseconds.
     fn take(&self, now: u64, rate: Rate) -> Result<(), Duration> {
-        let latest = now.saturating_add(rate.whole);
         let mut wait = 0;
         let _ = self.0.fetch_update(Relaxed, Relaxed, |full| {
             // A limit that was changed finds the bucket empty at most, and from then on it fills as that limit says.
-            let full = full.clamp(now, latest);
-            let then = full.saturating_add(rate.interval);
-            wait = then.saturating_sub(latest);
-            Some(if wait == 0 { then } else { full })
+            let full = rate.clamp(full, now);
+            wait = rate.wait(full, now);
+            Some(if wait == 0 {
+                full.saturating_add(rate.interval)
+            } else {
+                full
+            })
         });
         match wait {
             0 => Ok(()),
@@ -108,9 +112,9 @@ impl Bucket {
         }
     }
 
-    /// Whether there is a token.
-    fn next(&self, now: u64, rate: Rate) -> Result<(), Duration> {
-        rate.after_one(self.0.load(Relaxed), now).map(drop)
+    /// How long until there is a token.
+    fn wait(&self, now: u64, rate: Rate) -> u64 {
+        rate.wait(rate.clamp(self.0.load(Relaxed), now), now)
     }
 
     fn put_back(&self, rate: Rate) {
@@ -121,15 +125,15 @@ impl Bucket {
 }
 
 impl Rate {
-    /// When the bucket will be full once a token is taken, if there is one; else the time until then.
-    fn after_one(self, full: u64, now: u64) -> Result<u64, Duration> {
-        // A limit that was changed finds the bucket empty at most.
-        let full = full.clamp(now, now.saturating_add(self.whole));
+    /// When a bucket of this limit will be full, whatever it was before.
+    fn clamp(self, full: u64, now: u64) -> u64 {
+        full.clamp(now, now.saturating_add(self.whole))
+    }
+
+    /// How long until a bucket that will be full then has a token.
+    fn wait(self, full: u64, now: u64) -> u64 {
         let then = full.saturating_add(self.interval);
-        match then.saturating_sub(now.saturating_add(self.whole)) {
-            0 => Ok(then),
-            wait => Err(Duration::from_nanos(wait)),
-        }
+        then.saturating_sub(now.saturating_add(self.whole))
     }
 }
 
