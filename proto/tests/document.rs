@@ -315,3 +315,24 @@ proptest! {
         prop_assert_eq!(&split_one(&yaml), &Ok(ours), "{}", yaml);
     }
 }
+
+#[test]
+fn a_document_says_when_it_was_made_if_its_age_counts() {
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web}\nspec:\n  parentRefs: [{group: '', kind: Service, name: web}]\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n";
+    let sources = [Source::new("a.yaml", format!("{route}---\n{service}"))];
+    let found = split(&sources, &DnsLabel::default_namespace()).unwrap();
+    let made: Vec<_> = found
+        .iter()
+        .map(|found| found.document.made_at(1_769_860_800))
+        .collect();
+    assert!(
+        made[0]
+            .json
+            .contains(r#""creationTimestamp":"2026-01-31T12:00:00Z""#),
+        "{}",
+        made[0].json
+    );
+    assert_eq!(made[0].made_at(0).made_at(1_769_860_800), made[0]);
+    assert_eq!(made[1], found[1].document);
+}

@@ -84,7 +84,7 @@ async fn run_with_files(config: Arc<Config>, files: &Files) -> Result<(), Box<dy
     let (mut publisher, first) = Publisher::new(config.clone());
     let mesh = documents.mesh.borrow().clone();
     let id = identity.credentials.borrow().svid().id().clone();
-    publisher.publish(&mesh, &Unready::default(), &id)?;
+    publisher.publish(&mesh, &Unready::default(), None, &id)?;
     let snapshots = first.await?;
     let origin = status::Origin::Files {
         documents: documents.problem.clone(),
@@ -475,7 +475,7 @@ async fn recompile(mut publisher: Publisher, mut documents: Documents, mut ident
         }
         let mesh = documents.mesh.borrow_and_update().clone();
         let id = identity.credentials.borrow_and_update().svid().id().clone();
-        match publisher.publish(&mesh, &Unready::default(), &id) {
+        match publisher.publish(&mesh, &Unready::default(), None, &id) {
             Ok(snapshot) => tracing::info!(generation = snapshot.generation, "new configuration"),
             Err(error) => tracing::error!(%error, "the configuration does not fit; the last good one stays"),
         }

@@ -17,6 +17,7 @@ use weft_transport::PeerKey;
 pub(crate) use facts::Facts;
 
 use crate::{
+    demand::Asked,
     policy::{Guard, Policy},
     route::{self, Unresolved},
     snapshot::{Backend, Endpoint, External, Frontend, Inbound, Reach, Snapshot},
@@ -25,11 +26,22 @@ use crate::{
 /// Workloads that are not to be chosen as endpoints of a service. They can be called by their own addresses.
 pub(crate) type Unready = FxHashSet<Name>;
 
-/// Compiles the documents for a proxy in `namespace`; `own` is its workload, as far as there is a document of it.
+/// For whom a snapshot is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client<'a> {
+    /// Of the proxy: routes of consumers hold for their own namespace.
+    pub(crate) namespace: &'a str,
+    /// Its workload, as far as there is a document of it.
+    pub(crate) own: Option<&'a Workload>,
+    /// The services that its application may call; `None`: all. Others are there for routes that lead to them.
+    pub(crate) asked: Option<&'a Asked>,
+}
+
+/// Compiles the documents for a proxy.
 pub(crate) fn compile(
     mesh: &Mesh,
     unready: &Unready,
-    (namespace, own): (&str, Option<&Workload>),
+    client: &Client<'_>,
     mut inbound: Inbound,
     facts: &Facts,
     generation: u64,
@@ -39,8 +51,8 @@ pub(crate) fn compile(
         lookup: attach::Lookup::new(mesh),
         unready,
         facts,
-        namespace,
-        home: own.and_then(|own| own.locality.as_ref()),
+        client,
+        home: client.own.and_then(|own| own.locality.as_ref()),
         now: Instant::now(),
         backends: FxHashMap::default(),
         by_address: FxHashMap::default(),
@@ -53,14 +65,14 @@ pub(crate) fn compile(
     for workload in &mesh.workloads {
         compiler.add_workload(workload);
     }
-    for service in &mesh.services {
+    for service in mesh.services.iter().filter(|service| client.may_call(service)) {
         compiler.add_frontends(service);
     }
     let mut externals: FxHashMap<Box<str>, Vec<Arc<External>>> = FxHashMap::default();
     for service in &mesh.external_services {
         compiler.add_external(service, &mut externals);
     }
-    if let Some(own) = own {
+    if let Some(own) = client.own {
         compiler.add_guards(own, &mut inbound);
     }
     facts.forget_unused();
@@ -70,8 +82,16 @@ pub(crate) fn compile(
         by_address: compiler.by_address,
         by_name: compiler.by_name,
         externals,
-        namespace: namespace.into(),
+        namespace: client.namespace.into(),
         inbound,
+    }
+}
+
+impl Client<'_> {
+    fn may_call(&self, service: &Service) -> bool {
+        let name = format!("{}.{}", service.name.name, service.name.namespace);
+        self.asked
+            .is_none_or(|asked| asked.has(&name, service.cluster_ip.address()))
     }
 }
 
@@ -80,8 +100,7 @@ struct Compiler<'a> {
     lookup: attach::Lookup<'a>,
     unready: &'a Unready,
     facts: &'a Facts,
-    /// Of this proxy: routes of consumers hold for their own namespace.
-    namespace: &'a str,
+    client: &'a Client<'a>,
     home: Option<&'a Locality>,
     now: Instant,
     /// By service and port.
@@ -152,7 +171,7 @@ impl Compiler<'_> {
 
     /// `None`: the service has no routes.
     fn routes(&self, service: &Service, port: &ServicePort) -> Option<route::Table> {
-        let routes = attach::routes(&self.lookup, service, port, self.namespace);
+        let routes = attach::routes(&self.lookup, service, port, self.client.namespace);
         let mut resolve = |route: &Route, target: &BackendTarget| self.resolve(route, target);
         (!routes.is_empty()).then(|| route::Table::compile(&routes, &mut resolve))
     }

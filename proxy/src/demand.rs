@@ -141,6 +141,21 @@ pub(crate) enum Link {
     Down(Instant),
 }
 
+/// What of what a proxy holds its application may call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    /// As in a [`Subject`].
+    names: HashSet<Box<str>>,
+    addresses: HashSet<IpAddr>,
+}
+
+impl Asked {
+    /// Whether a service was asked for, by its name, `web.default`, or its address.
+    pub(crate) fn has(&self, name: &str, address: Option<IpAddr>) -> bool {
+        self.names.contains(name) || address.is_some_and(|address| self.addresses.contains(&address))
+    }
+}
+
 /// The book of all names and addresses that are asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
@@ -150,6 +165,8 @@ pub(crate) struct Wanted {
 #[derive(Debug)]
 struct Entry {
     state: State,
+    /// It was asked for before a restart, and what was known of it then is in use.
+    is_kept: bool,
     last_used: Instant,
     waiting: Vec<oneshot::Sender<Verdict>>,
 }
@@ -205,6 +222,7 @@ impl Wanted {
         if self.subjects.len() < MAX_SUBJECTS {
             self.subjects.entry(subject).or_insert(Entry {
                 state: State::Asked,
+                is_kept: false,
                 last_used: now,
                 waiting: Vec::new(),
             });
@@ -215,9 +233,32 @@ impl Wanted {
     pub(crate) fn insert_all(&mut self, subscribe: &mesh::Subscribe, now: Instant) {
         for text in subscribe.names.iter().chain(&subscribe.addresses) {
             if let Some(subject) = Subject::parse(text) {
-                self.insert(subject, now);
+                self.insert(subject.clone(), now);
+                if let Some(entry) = self.subjects.get_mut(&subject) {
+                    entry.is_kept = true;
+                }
             }
         }
+    }
+
+    /// What was asked for and is something: services that are held for another reason, as the backends of a route, are
+    /// not to be called before their own routes are here.
+    pub(crate) fn answered(&self) -> Asked {
+        let mut asked = Asked::default();
+        for (subject, entry) in &self.subjects {
+            if entry.state != State::Known && !entry.is_kept {
+                continue;
+            }
+            match subject {
+                Subject::Name(name) => {
+                    asked.names.insert(name.clone());
+                }
+                Subject::Address(address) => {
+                    asked.addresses.insert(*address);
+                }
+            }
+        }
+        asked
     }
 
     /// Everything, for the beginning of a stream.
@@ -283,19 +324,32 @@ impl Wanted {
             .map(|(subject, _)| subject.clone())
     }
 
-    /// The controller answered. To be called once what is known is published.
-    pub(crate) fn on_answers(&mut self, known: &[String], unknown: &[String]) {
-        let answers = known.iter().map(|text| (text, State::Known, Verdict::Known));
-        let nothing = unknown
-            .iter()
-            .map(|text| (text, State::Unknown, Verdict::Unknown));
-        for (text, state, verdict) in answers.chain(nothing) {
+    /// The controller answered: from now on what is known may be called. Whether anything is new.
+    pub(crate) fn note(&mut self, known: &[String], unknown: &[String]) -> bool {
+        let known = known.iter().map(|text| (text, State::Known));
+        let unknown = unknown.iter().map(|text| (text, State::Unknown));
+        let mut is_new = false;
+        for (text, state) in known.chain(unknown) {
             let entry = Subject::parse(text).and_then(|subject| self.subjects.get_mut(&subject));
             if let Some(entry) = entry {
+                is_new |= entry.state != state;
                 entry.state = state;
-                for waiting in entry.waiting.drain(..) {
-                    let _ = waiting.send(verdict);
-                }
+                entry.is_kept = false;
+            }
+        }
+        is_new
+    }
+
+    /// Tells those who wait for what is [noted](Self::note). To be called once what is known is published.
+    pub(crate) fn tell(&mut self) {
+        for entry in self.subjects.values_mut() {
+            let verdict = match entry.state {
+                State::Known => Verdict::Known,
+                State::Unknown => Verdict::Unknown,
+                State::Asked => continue,
+            };
+            for waiting in entry.waiting.drain(..) {
+                let _ = waiting.send(verdict);
             }
         }
     }
@@ -357,6 +411,11 @@ mod tests {
         (wanted.on_ask((subject, answer), link, Instant::now()), answered)
     }
 
+    fn answer(wanted: &mut Wanted, known: &[String], unknown: &[String]) {
+        wanted.note(known, unknown);
+        wanted.tell();
+    }
+
     fn verdict(mut answered: oneshot::Receiver<Verdict>) -> Option<Verdict> {
         answered.try_recv().ok()
     }
@@ -370,7 +429,7 @@ mod tests {
         assert!(second.is_empty());
         let (_, gone) = ask(&mut wanted, name("web.default"), Link::Up);
         drop(gone);
-        wanted.on_answers(&["web.default".to_owned()], &[]);
+        answer(&mut wanted, &["web.default".to_owned()], &[]);
         assert_eq!(
             (verdict(one), verdict(two)),
             (Some(Verdict::Known), Some(Verdict::Known))
@@ -383,12 +442,12 @@ mod tests {
     async fn nothing_is_remembered_until_an_update_says_otherwise() {
         let mut wanted = Wanted::default();
         let (_, first) = ask(&mut wanted, name("web.default"), Link::Up);
-        wanted.on_answers(&[], &["web.default".to_owned()]);
+        answer(&mut wanted, &[], &["web.default".to_owned()]);
         assert_eq!(verdict(first), Some(Verdict::Unknown));
         let (changes, second) = ask(&mut wanted, name("web.default"), Link::Up);
         assert!(changes.is_empty(), "the subscription stays");
         assert_eq!(verdict(second), Some(Verdict::Unknown));
-        wanted.on_answers(&["web.default".to_owned()], &[]);
+        answer(&mut wanted, &["web.default".to_owned()], &[]);
         assert_eq!(
             verdict(ask(&mut wanted, name("web.default"), Link::Up).1),
             Some(Verdict::Known)
@@ -408,7 +467,11 @@ mod tests {
         wanted.on_lost();
         assert_eq!(verdict(waits), Some(Verdict::Unavailable));
         // What was nothing may be something by now.
-        wanted.on_answers(&["web.default".to_owned()], &["db.default".to_owned()]);
+        answer(
+            &mut wanted,
+            &["web.default".to_owned()],
+            &["db.default".to_owned()],
+        );
         assert_eq!(
             verdict(ask(&mut wanted, name("db.default"), down).1),
             Some(Verdict::Unavailable)
@@ -446,20 +509,44 @@ mod tests {
         let mut wanted = Wanted::default();
         let number = |index: usize| name(&format!("n{index}.default"));
         ask(&mut wanted, number(0), Link::Up);
-        wanted.on_answers(&["n0.default".to_owned()], &[]);
+        answer(&mut wanted, &["n0.default".to_owned()], &[]);
         for index in 1..MAX_SUBJECTS {
             ask(&mut wanted, number(index), Link::Up);
         }
         // Nothing is answered yet, so nothing can go.
         let (changes, answered) = ask(&mut wanted, name("more.default"), Link::Up);
         assert!(changes.is_empty() && verdict(answered) == Some(Verdict::TooMany));
-        wanted.on_answers(&[], &["n7.default".to_owned()]);
+        answer(&mut wanted, &[], &["n7.default".to_owned()]);
         let (changes, _) = ask(&mut wanted, name("more.default"), Link::Up);
         assert_eq!(
             (changes.added, changes.dropped),
             (vec![name("more.default")], vec![number(7)])
         );
         assert_eq!(wanted.len(), MAX_SUBJECTS);
+    }
+
+    #[test]
+    fn a_service_may_be_called_once_it_was_asked_for_and_answered() {
+        let mut wanted = Wanted::default();
+        let now = Instant::now();
+        wanted.insert(name("web.default"), now);
+        assert!(
+            !wanted.answered().has("web.default", None),
+            "its routes are not here yet"
+        );
+        assert!(wanted.note(&["web.default".to_owned()], &[]));
+        assert!(wanted.answered().has("web.default", None));
+        assert!(!wanted.note(&["web.default".to_owned()], &[]), "nothing is new");
+        // By either; what was asked for before a restart goes on.
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let subscribe = mesh::Subscribe {
+            addresses: vec![address.to_string()],
+            ..mesh::Subscribe::default()
+        };
+        wanted.insert_all(&subscribe, now);
+        assert!(wanted.answered().has("db.default", Some(address)));
+        wanted.note(&[], &[address.to_string()]);
+        assert!(!wanted.answered().has("db.default", Some(address)));
     }
 
     #[test]

@@ -202,7 +202,7 @@ impl Case<'_> {
         };
         let rule = found.rule;
         page["route"] = show::route(rule);
-        if let Some(redirected) = way::redirect(rule, frontend, self.target, found.prefix) {
+        if let Some(redirected) = way::redirect(&rule.filters, frontend, self.target, found.prefix) {
             return Outcome::Redirect(redirected);
         }
         let total: u64 = rule.destinations.iter().map(|one| u64::from(one.weight)).sum();

@@ -249,7 +249,7 @@ async fn routed(
         Err(failure) => return Err(Refused { failure, record }),
     }
     let upload = Upload::new(body, way.backend.policy.retries.replay_bytes);
-    let head = travelling_head(caller.version, frontend.authority(), target, head);
+    let head = travelling_head(caller.version, || frontend.authority(), target, head);
     at_endpoints(worker, caller.version, way, head, upload, record).await
 }
 
@@ -338,7 +338,7 @@ async fn at_endpoints(
             tried: &tried,
             can_replay: upload.can_restart(),
             left: way.deadline.left(now),
-            retry_after: answer.and_then(|headers| retry_after(headers, SystemTime::now())),
+            retry_after: answer.and_then(|headers| retry_after(headers, SystemTime::now)),
         };
         let decision = way.decide(worker, outcome, progress, now);
         if let Decision::GiveUp(reason) = decision {
@@ -347,12 +347,17 @@ async fn at_endpoints(
         match (result, decision) {
             (result, Decision::Retry { after }) => {
                 match result {
-                    Ok((_, answer)) => match refusal(&answer) {
-                        Some(reason) => record.on_retry(Failure::Unprocessed(reason)),
-                        None => record.on_retry_of_answer(answer.status),
-                    },
+                    Ok((stream, answer)) => {
+                        // It must not go on there while we wait.
+                        drop(stream);
+                        match refusal(&answer) {
+                            Some(reason) => record.on_retry(Failure::Unprocessed(reason)),
+                            None => record.on_retry_of_answer(answer.status),
+                        }
+                    }
                     Err(failure) => record.on_retry(failure),
                 }
+                drop(in_flight);
                 sleep(after).await;
                 upload.restart();
             }
@@ -416,17 +421,22 @@ pub(crate) fn mesh_head(
     target: Target,
     head: Parts,
 ) -> RequestHead {
-    travelling_head(version, upstream.authority(), target, head)
+    travelling_head(version, || upstream.authority(), target, head)
 }
 
 /// `called`: what the request is for, where it does not say so itself.
-fn travelling_head(version: HttpVersion, called: Authority, target: Target, head: Parts) -> RequestHead {
+fn travelling_head(
+    version: HttpVersion,
+    called: impl FnOnce() -> Authority,
+    target: Target,
+    head: Parts,
+) -> RequestHead {
     let mut headers = head.headers;
     headers.insert(fields::WEFT_PROTOCOL, HeaderValue::from_static(version.as_str()));
     RequestHead {
         method: head.method,
         scheme: Some(Scheme::HTTP),
-        authority: Some(target.authority.unwrap_or(called)),
+        authority: Some(target.authority.unwrap_or_else(called)),
         path: target.path,
         protocol: None,
         headers,

@@ -9,8 +9,9 @@ use weft_proto::{
 };
 
 use crate::{
-    compile::{Facts, Unready, compile},
+    compile::{Client, Facts, Unready, compile},
     config::Config,
+    demand::Asked,
     snapshot::{Inbound, InboundPort, Snapshot},
 };
 
@@ -52,7 +53,8 @@ impl Publisher {
         (publisher, first_seen)
     }
 
-    /// Compiles what is known, and publishes it. Whoever asks for a snapshot from then on gets this one.
+    /// Compiles what is known, and publishes it. Whoever asks for a snapshot from then on gets this one. Of the services
+    /// those may be called that were `asked` for; without that, all.
     ///
     /// # Errors
     /// It is of another mesh than the identity; the last snapshot stays.
@@ -60,6 +62,7 @@ impl Publisher {
         &mut self,
         mesh: &Mesh,
         unready: &Unready,
+        asked: Option<&Asked>,
         identity: &SpiffeId,
     ) -> Result<Arc<Snapshot>, Mismatch> {
         if identity.trust_domain() != &mesh.config.trust_domain {
@@ -74,10 +77,15 @@ impl Publisher {
             .workloads
             .iter()
             .find(|known| *known.name.name == *workload.name && *known.name.namespace == *workload.namespace);
+        let client = Client {
+            namespace: &workload.namespace,
+            own,
+            asked,
+        };
         let snapshot = Arc::new(compile(
             mesh,
             unready,
-            (&workload.namespace, own),
+            &client,
             self.inbound(mesh, own, identity.clone()),
             &self.facts,
             self.generation,

@@ -112,9 +112,23 @@ impl Proxy {
         (snapshots, demand)
     }
 
+    /// Its application calls the service `web`: until somebody asked for it, a service that is held may not be called.
+    async fn asks_for_web(&self, stream: &mut Connected) {
+        let (answer, _) = oneshot::channel();
+        let web = Subject::name("web.default".to_owned()).unwrap();
+        self.ask.send((web, answer)).await.unwrap();
+        assert_eq!(stream.subscribe().await.names, ["web.default"]);
+    }
+
     async fn wait_for(&mut self, wanted: impl FnMut(&ControlState) -> bool) -> ControlState {
         within(self.state.wait_for(wanted)).await.unwrap().clone()
     }
+}
+
+/// The answer to who asked for the service `web`.
+fn with_web(mut update: mesh::Update) -> mesh::Update {
+    update.known = vec!["web.default".to_owned()];
+    update
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -391,7 +405,8 @@ async fn bad_updates_are_refused_with_reasons_and_change_nothing() {
     let mut fake = Fake::start().await;
     let (_directory, state) = state();
     let (mut proxy, mut stream) = joined(&mut fake, &state).await;
-    let good = update(vec![workload("web", 3, 1), service("web", 3, 1)]);
+    proxy.asks_for_web(&mut stream).await;
+    let good = with_web(update(vec![workload("web", 3, 1), service("web", 3, 1)]));
     stream.update(good.clone()).await.unwrap();
     let (snapshots, _) = proxy.serving().await;
     let mut rng = StdRng::seed_from_u64(300);
@@ -537,8 +552,12 @@ async fn a_controller_that_hangs_is_noticed_and_everything_goes_on() {
     let mut stream = fake.stream().await;
     stream.welcome("a", Duration::from_millis(100));
     stream.update(first()).await.unwrap();
+    proxy.asks_for_web(&mut stream).await;
     stream
-        .update(update(vec![workload("web", 2, 1), service("web", 2, 1)]))
+        .update(with_web(update(vec![
+            workload("web", 2, 1),
+            service("web", 2, 1),
+        ])))
         .await
         .unwrap();
     let frozen = Instant::now();
@@ -635,6 +654,7 @@ async fn an_endpoint_that_is_not_ready_is_reached_by_its_own_address_alone() {
     let mut fake = Fake::start().await;
     let (_directory, state) = state();
     let (mut proxy, mut stream) = joined(&mut fake, &state).await;
+    proxy.asks_for_web(&mut stream).await;
     let (snapshots, _) = proxy.serving().await;
     for (version, readiness, endpoints) in [
         (2, mesh::Readiness::NotReady, 0),
@@ -644,7 +664,7 @@ async fn an_endpoint_that_is_not_ready_is_reached_by_its_own_address_alone() {
         let mut workload = workload("web", version, 1);
         workload.set_readiness(readiness);
         stream
-            .update(update(vec![workload, service("web", version, 1)]))
+            .update(with_web(update(vec![workload, service("web", version, 1)])))
             .await
             .unwrap();
         let snapshot = snapshots.borrow().clone();

@@ -37,11 +37,12 @@ impl Control {
             Ok(taken) => taken,
             Err(problems) => return self.refuse(update, problems),
         };
+        let is_answer = self.wanted.note(&update.known, &update.unknown);
         // Published before it is acked, and before anybody who waits for it is told.
-        if taken.changed && !self.publish() && self.holdings.view().is_some() {
+        if (taken.changed || is_answer) && !self.publish() && self.holdings.view().is_some() {
             tracing::error!("an update was taken that can't be compiled");
         }
-        self.wanted.on_answers(&update.known, &update.unknown);
+        self.wanted.tell();
         let trust_version = self.start.rotation.borrow().trust_version;
         self.send(Message::Ack(mesh::Ack {
             nonce: update.nonce,
@@ -86,7 +87,12 @@ impl Control {
             return false;
         };
         let identity = self.start.credentials.borrow().svid().id().clone();
-        match self.start.publisher.publish(&view.mesh, &view.unready, &identity) {
+        let asked = self.wanted.answered();
+        match self
+            .start
+            .publisher
+            .publish(&view.mesh, &view.unready, Some(&asked), &identity)
+        {
             Ok(snapshot) => {
                 tracing::debug!(generation = snapshot.generation, "new configuration");
                 self.latest = Some(snapshot);

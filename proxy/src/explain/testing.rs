@@ -13,7 +13,7 @@ use weft_proto::{Source, names::Labels, parse::parse_documents};
 
 use super::*;
 use crate::{
-    compile::{Facts, Unready, compile},
+    compile::{Client, Facts, Unready, compile},
     snapshot::Inbound,
 };
 
@@ -59,7 +59,11 @@ impl Sidecar {
         let snapshot = Arc::new(compile(
             &mesh,
             &unready,
-            ("shop", None),
+            &Client {
+                namespace: "shop",
+                own: None,
+                asked: None,
+            },
             inbound,
             &Facts::default(),
             12,

@@ -130,8 +130,9 @@ pub(crate) async fn open(
     };
     match (tokio::time::timeout_at(until, stream).await, late) {
         (Ok(stream), _) => stream.map_err(Failure::Transport),
-        (Err(_), Some(late)) => Err(Failure::TimedOut(late)),
-        (Err(_), None) => Err(Failure::Transport(ErrorKind::StreamLimit.into())),
+        (Err(_), Some(Late::Request)) => Err(Failure::TimedOut(Late::Request)),
+        // Nothing was sent yet: that is known, whatever limited the wait.
+        (Err(_), Some(Late::Try) | None) => Err(Failure::Transport(ErrorKind::StreamLimit.into())),
     }
 }
 

@@ -48,12 +48,12 @@ pub(crate) async fn race(
     let first = begin(endpoint, in_flight, patience);
     let next = || {
         let now = Instant::now();
-        // The one under way may have been acted on.
-        tried.add(&last, Outcome::Lost);
-        let picked = way.pick(worker, tried, now).ok()?;
         if !way.retry().withdraw(&way.backend.policy.facts.budget, now) {
             return None;
         }
+        // The one under way may have been acted on.
+        tried.add(&last, Outcome::Lost);
+        let picked = way.pick(worker, tried, now).ok()?;
         last = picked.endpoint.clone();
         let in_flight = picked.begin(now);
         let patience = way.patience(&head.method, tried, true, now);

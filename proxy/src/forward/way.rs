@@ -17,7 +17,7 @@ use crate::{
     mirror, outlier,
     respond::{Failure, Late, Limit, is_grpc},
     retry::{self, Decision, Outcome, Progress, Tried},
-    route::{Asked, Destination, Origin, Redirected, Rule, Unresolved},
+    route::{Asked, Destination, Filters, Origin, Redirected, Rule, Unresolved},
     snapshot::{Backend, Endpoint, Frontend, InFlight},
     telemetry::Record,
     upload::{Upload, Whole},
@@ -67,10 +67,13 @@ pub(crate) fn find(
     if let Some(table) = &frontend.routes {
         let found = table.find(&asked(target, head)).ok_or(Failure::NoRule)?;
         record.set_route(&found.rule.label);
-        if let Some(redirected) = redirect(found.rule, frontend, target, found.prefix) {
+        if let Some(redirected) = redirect(&found.rule.filters, frontend, target, found.prefix) {
             return Ok(Step::Redirect(redirected));
         }
         let destination = choose(worker, found.rule)?;
+        if let Some(redirected) = redirect(&destination.filters, frontend, target, found.prefix) {
+            return Ok(Step::Redirect(redirected));
+        }
         let filters = [&found.rule.filters, &destination.filters];
         for filters in filters {
             filters.on_request(
@@ -118,18 +121,18 @@ pub(crate) fn asked<'a>(target: &'a Target, head: &'a Parts) -> Asked<'a> {
 
 /// Where the rule that has matched this prefix sends the caller of the request, if it does.
 pub(crate) fn redirect(
-    rule: &Rule,
+    filters: &Filters,
     frontend: &Frontend,
     target: &Target,
     prefix: Option<&str>,
 ) -> Option<Redirected> {
-    let path = target.path.as_ref()?;
+    let path = target.path.as_ref().filter(|_| filters.redirects())?;
     let own = frontend.authority();
     let host = target
         .authority
         .as_ref()
         .map_or(own.host(), |authority| authority.host());
-    rule.filters.redirect(&Origin {
+    filters.redirect(&Origin {
         scheme: "http",
         host,
         port: frontend.backend.port,
@@ -212,7 +215,8 @@ impl Way {
     pub(crate) fn prepare(&self, head: &mut RequestHead, endpoint: &Endpoint, now: Instant) {
         head.headers
             .insert(fields::WEFT_PORT, HeaderValue::from(endpoint.port));
-        self.try_deadline(now).tell(now, &mut head.headers, self.grpc);
+        // Not that of the try: one that is late is taken back, and that is no refusal of the far side.
+        self.deadline.tell(now, &mut head.headers, self.grpc);
     }
 
     /// How long a try that begins now may take.

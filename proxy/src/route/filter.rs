@@ -96,6 +96,11 @@ impl Filters {
         compiled
     }
 
+    /// Whether there is a redirect.
+    pub(crate) fn redirects(&self) -> bool {
+        self.redirect.is_some()
+    }
+
     /// The answer, if there is a redirect: then nothing is sent anywhere.
     pub(crate) fn redirect(&self, origin: &Origin<'_>) -> Option<Redirected> {
         let redirect = self.redirect.as_ref()?;
