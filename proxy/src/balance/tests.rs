@@ -54,7 +54,10 @@ impl Bench {
     }
 
     fn pick<'a>(&mut self, balancer: &'a Balancer) -> Result<Picked<'a>, NoPick> {
-        self.pick_with(balancer, &[], None)
+        let explained = Eligibility::why_none(&balancer.explain(self.now));
+        let picked = self.pick_with(balancer, &[], None);
+        assert_eq!(explained, picked.as_ref().err().copied(), "what is explained");
+        picked
     }
 
     fn pick_with<'a>(

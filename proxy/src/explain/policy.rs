@@ -3,13 +3,16 @@
 use std::{fmt::Write as _, time::Instant};
 
 use serde_json::{Map, Value, json};
-use weft_proto::model::{
-    FieldMatch,
-    policy::{
-        Abort, Algorithm, Fault, HashKey, Limits, LoadBalancing, LocalityMode, OutlierEjection, RateLimit,
-        RateScope, Retries, Timeouts,
+use weft_proto::{
+    model::{
+        FieldMatch,
+        policy::{
+            Abort, Algorithm, Fault, HashKey, Limits, LoadBalancing, LocalityMode, OutlierEjection,
+            RateLimit, RateScope, Retries, Timeouts,
+        },
+        route::{RouteRetry, ValueMatch},
     },
-    route::{RouteRetry, ValueMatch},
+    parse::duration::to_text,
 };
 
 use crate::{
@@ -52,7 +55,7 @@ fn load_balancing(policy: &LoadBalancing) -> String {
         );
     }
     if let Some(slow_start) = policy.slow_start {
-        let _ = write!(words, "; a new one gets its share after {slow_start:?}");
+        let _ = write!(words, "; a new one gets its share after {}", to_text(slow_start));
     }
     if !policy.subset.is_empty() {
         let labels = policy
@@ -91,14 +94,22 @@ fn retries(retries: &Retries) -> String {
     }
     let _ = write!(
         words,
-        "; after up to {:?} to {:?}; for {}% of requests and {} a second",
-        retries.backoff, retries.backoff_max, retries.budget_percent, retries.budget_floor
+        "; after up to {} to {}; for {}% of requests and {} a second",
+        to_text(retries.backoff),
+        to_text(retries.backoff_max),
+        retries.budget_percent,
+        retries.budget_floor
     );
     if let Some(timeout) = retries.per_try_timeout {
-        let _ = write!(words, "; each try within {timeout:?}");
+        let _ = write!(words, "; each try within {}", to_text(timeout));
     }
     if let Some(hedging) = retries.hedging {
-        let _ = write!(words, "; {} beside it after {:?}", hedging.max, hedging.after);
+        let _ = write!(
+            words,
+            "; {} beside it after {}",
+            hedging.max,
+            to_text(hedging.after)
+        );
     }
     words
 }
@@ -114,7 +125,7 @@ pub(super) fn route_retry(retry: &RouteRetry) -> String {
         words.push(format!("of {}", codes.join(", ")));
     }
     if let Some(backoff) = retry.backoff {
-        words.push(format!("after {backoff:?}"));
+        words.push(format!("after {}", to_text(backoff)));
     }
     words.join(" ")
 }
@@ -135,8 +146,8 @@ fn limits(policy: &Policy, buckets: &Buckets, now: Instant) -> Vec<String> {
     if *queue > 0 {
         let waiting = used("requests that wait", facts.requests.waiting(), Some(*queue));
         words.push(format!(
-            "{waiting}, for {:?}",
-            queue_timeout.unwrap_or(QUEUE_TIMEOUT)
+            "{waiting}, for {}",
+            to_text(queue_timeout.unwrap_or(QUEUE_TIMEOUT))
         ));
     }
     if connections.is_some() {
@@ -172,8 +183,10 @@ fn used(what: &str, count: u32, limit: Option<u32>) -> String {
 
 fn rate(limit: &RateLimit, of: &str) -> String {
     format!(
-        "requests {of}: {} in {:?}, {} at once",
-        limit.requests, limit.per, limit.burst
+        "requests {of}: {} in {}, {} at once",
+        limit.requests,
+        to_text(limit.per),
+        limit.burst
     )
 }
 
@@ -183,22 +196,25 @@ fn outlier_ejection(policy: &OutlierEjection) -> String {
         signs.push(format!("{} failures in a row", policy.consecutive_failures));
     }
     if let Some(rate) = policy.success_rate {
-        signs.push(format!("fewer than {rate}% successes in {:?}", policy.interval));
+        signs.push(format!(
+            "fewer than {rate}% successes in {}",
+            to_text(policy.interval)
+        ));
     }
     if let Some(factor) = policy.latency_factor {
         signs.push(format!(
-            "{factor} times the others' latency in {:?}",
-            policy.interval
+            "{factor} times the others' latency in {}",
+            to_text(policy.interval)
         ));
     }
     if signs.is_empty() {
         return "none".to_owned();
     }
     format!(
-        "after {}; for {:?} to {:?}; {}% of the endpoints at most; all are used if less than {}% are left",
+        "after {}; for {} to {}; {}% of the endpoints at most; all are used if less than {}% are left",
         signs.join(" or "),
-        policy.base_time,
-        policy.max_time,
+        to_text(policy.base_time),
+        to_text(policy.max_time),
         policy.max_percent,
         policy.panic_percent
     )
@@ -207,21 +223,21 @@ fn outlier_ejection(policy: &OutlierEjection) -> String {
 fn timeouts(policy: &Policy) -> String {
     let Timeouts { request, idle, .. } = policy.timeouts;
     let limit = |limit: Option<std::time::Duration>| match limit.filter(|limit| !limit.is_zero()) {
-        Some(limit) => format!("{limit:?}"),
+        Some(limit) => to_text(limit),
         None => "without limit".to_owned(),
     };
     format!(
-        "request {}, idle {}, connect {:?}",
+        "request {}, idle {}, connect {}",
         limit(request),
         limit(idle),
-        policy.connect_timeout()
+        to_text(policy.connect_timeout())
     )
 }
 
 fn fault(fault: &Fault) -> String {
     let mut words = Vec::new();
     if let Some((delay, share)) = fault.delay {
-        words.push(format!("holds {} up by {delay:?}", percent(share)));
+        words.push(format!("holds {} up by {}", percent(share), to_text(delay)));
     }
     if let Some((abort, share)) = fault.abort {
         let answer = match abort {

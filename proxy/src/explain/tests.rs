@@ -49,7 +49,7 @@ fn a_service_without_routes_is_explained_whole() {
                     "retries": "2 more tries of failed connections, lost answers, of methods that may be repeated; \
                                 after up to 25ms to 250ms; for 20% of requests and 3 a second",
                     "limits": ["requests in flight: 0, without limit"],
-                    "outlierEjection": "after 5 failures in a row; for 10s to 300s; 50% of the endpoints at most; all \
+                    "outlierEjection": "after 5 failures in a row; for 10s to 5m; 50% of the endpoints at most; all \
                                         are used if less than 50% are left",
                     "timeouts": "request without limit, idle without limit, connect 5s",
                     "faults": [],
@@ -341,7 +341,7 @@ fn a_rate_that_is_used_up_answers_and_nothing_is_taken_to_know_it() {
                 explained["backends"][0]["policy"]["limits"],
                 json!([
                     "requests in flight: 0, without limit",
-                    format!("requests of a rule: 2 in 3600s, 2 at once: {left} left"),
+                    format!("requests of a rule: 2 in 1h, 2 at once: {left} left"),
                     "requests at each endpoint: 5 in 1s, 5 at once (kept there)",
                 ])
             );

@@ -239,6 +239,23 @@ mod tests {
     }
 
     #[test]
+    fn to_look_takes_nothing_and_says_what_to_take_would() {
+        let (buckets, start) = (Buckets::default(), Instant::now());
+        let limits = [limit(2, ms(100), 3), limit(5, ms(1_000), 5)];
+        for step in 0..200 {
+            let now = start + ms(step * 17);
+            let left = || -> Vec<u64> { buckets.left(now, &limits, ROUTE).map(|(_, left)| left).collect() };
+            let (looked, before) = (buckets.look(now, &limits, ROUTE), left());
+            let taken = buckets.take(now, &limits, ROUTE);
+            assert_eq!(looked, taken, "{step}");
+            assert_eq!(taken.is_ok(), before.iter().all(|left| *left > 0), "{step}");
+            let one = u64::from(taken.is_ok());
+            let after: Vec<u64> = before.iter().map(|left| left - one).collect();
+            assert_eq!(left(), after, "{step}");
+        }
+    }
+
+    #[test]
     fn a_changed_limit_holds_at_once() {
         let buckets = Buckets::default();
         let now = Instant::now();

@@ -247,6 +247,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn to_look_says_what_to_ask_would() {
+        let requests = Arc::new(Requests::default());
+        for (queue, limit) in [(0, Limit::Requests), (1, Limit::Queue)] {
+            let limits = limits(1, queue);
+            let _first = now(requests.admit(&limits));
+            let mut waiting = Vec::new();
+            while requests.look(&limits).is_ok() {
+                waiting.push(later(requests.admit(&limits)));
+            }
+            assert_eq!(waiting.len(), queue as usize);
+            assert_eq!(requests.look(&limits), Err(limit));
+            assert_eq!(refused(requests.admit(&limits)), limit);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn beyond_the_limit_the_answer_is_at_once() {
         let requests = Arc::new(Requests::default());
         let limits = limits(2, 0);

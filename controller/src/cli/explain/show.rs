@@ -46,7 +46,7 @@ fn facts(answer: &Value, screen: &mut Screen) -> Result<(), Failure> {
         .collect();
     for (field, text) in [
         ("Called", called),
-        ("Fields", headers.join(", ")),
+        ("Headers", headers.join(", ")),
         ("Caller", at("/from/identity")),
         ("Generation", at("/generation")),
     ] {

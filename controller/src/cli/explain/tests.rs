@@ -80,7 +80,7 @@ async fn a_page_has_the_outcome_and_then_why() {
 GET http://catalog/x from shop/frontend-0 goes to shop/catalog-v1 (90%) or shop/catalog-v2:8080 (10%) by HTTPRoute shop/catalog, rule 1
 
 Called:      shop/catalog, port 80 (http)
-Fields:      x-tester
+Headers:     x-tester
 Caller:      spiffe://mesh.test/ns/shop/sa/frontend
 Generation:  12
 
