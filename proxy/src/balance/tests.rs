@@ -345,8 +345,8 @@ fn a_key_stays_where_it_is_and_only_those_of_an_ejected_endpoint_move() {
     let all = endpoints(10);
     let balancer = bench.balancer(&all);
     let ports = |bench: &mut Bench, balancer: &Balancer| -> Vec<u16> {
-        let mut port = |key| bench.pick_with(balancer, &[], Some(key)).unwrap().endpoint.port;
-        (0..100_000).map(|key| port(key)).collect()
+        let port = |key| bench.pick_with(balancer, &[], Some(key)).unwrap().endpoint.port;
+        (0..100_000).map(port).collect()
     };
     let before = ports(&mut bench, &balancer);
     for port in 0..10 {
@@ -688,7 +688,7 @@ fn explain_says_why() {
     bench.advance(1_000);
     eject(&bench, &balancer, 3);
     bench.advance(1_000);
-    let probe = member(&balancer, 2)
+    let _probe = member(&balancer, 2)
         .health
         .claim(ticks::millis(bench.now))
         .unwrap();
@@ -711,7 +711,6 @@ fn explain_says_why() {
     assert_eq!(shown["untilMillis"], 1_000);
     assert_eq!(shown["locality"], "any");
     assert_eq!(shown["localityPercent"], 100);
-    drop(probe);
 }
 
 #[test]

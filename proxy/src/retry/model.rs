@@ -41,8 +41,11 @@ struct Case {
     has_budget: bool,
 }
 
+/// A sentence, and whether it forbids.
+type Sentence = (&'static str, fn(&Case) -> bool);
+
 /// Every sentence that can forbid another try.
-const FORBIDDING: [(&str, fn(&Case) -> bool); 9] = [
+const FORBIDDING: [Sentence; 9] = [
     ("a refusal of the request itself is final", |case| {
         case.is_refusal()
     }),
