@@ -10,7 +10,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Poll,
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use http::{
@@ -44,7 +44,7 @@ use crate::{
     },
     plain, resolve,
     respond::{self, Failure, Late, Limit, is_grpc},
-    retry::{Decision, Outcome, Progress, Tried, retry_after},
+    retry::{Decision, Tried},
     route::Redirected,
     snapshot::{Frontend, NoRoute, Reach, Upstream},
     telemetry::Record,
@@ -277,7 +277,7 @@ async fn at_endpoints(
     let mut tried = Tried::default();
     way.backend.policy.facts.budget.on_request(record.started());
     loop {
-        let mut now = Instant::now();
+        let now = Instant::now();
         let picked = match way.pick(worker, &mut tried, now) {
             Ok(picked) => picked,
             Err(none) => {
@@ -286,93 +286,59 @@ async fn at_endpoints(
             }
         };
         let endpoint = picked.endpoint.clone();
+        if let Reach::Plain(address) = endpoint.reach {
+            record.set_endpoint(&endpoint);
+            let call = plain::call(&worker.outside, address, version, head, upload, record);
+            return Box::pin(call).await;
+        }
         let in_flight = picked.begin(now);
-        let peer = match &endpoint.reach {
-            Reach::Mesh(peer) => peer,
-            Reach::Plain(address) => {
-                record.set_endpoint(&endpoint);
-                let call = plain::call(&worker.outside, *address, version, head, upload, record);
-                return Box::pin(call).await;
-            }
-        };
         way.prepare(&mut head, &endpoint, now);
-        let sent = match way.beside(&head.method, &tried, &upload) {
+        let mut sent = match way.beside(&head.method, &tried, &upload) {
             None => {
                 let patience = way.patience(&head.method, &tried, upload.can_restart(), now);
-                let result = attempt(worker, peer, &head, &mut upload, &mut expects, patience).await;
-                Sent {
-                    endpoint,
-                    in_flight,
-                    result,
-                }
+                let result = attempt(worker, &endpoint, &head, &mut upload, &mut expects, patience).await;
+                Sent::new(endpoint, in_flight, result)
             }
             Some(hedged) => {
-                Box::pin(beside::race(
-                    worker,
-                    &way,
-                    hedged,
-                    (endpoint, in_flight),
-                    &head,
-                    &mut tried,
-                ))
-                .await
+                let first = (endpoint, in_flight);
+                Box::pin(beside::race(worker, &way, hedged, first, &head, &mut tried)).await
             }
         };
-        let Sent {
-            endpoint,
-            mut in_flight,
-            result,
-        } = sent;
-        record.set_endpoint(&endpoint);
+        record.set_endpoint(&sent.endpoint);
         way.send_copies(worker, &head, &upload);
-        now = Instant::now();
-        let outcome = match &result {
-            Ok((_, answer)) => Outcome::of_answer(answer),
-            Err(failure) => Outcome::from(failure),
-        };
-        way.on_outcome(&mut in_flight, outcome, now);
-        tried.add(&endpoint, outcome);
-        let answer = result.as_ref().ok().map(|(_, answer)| &answer.headers);
-        let progress = Progress {
-            method: &head.method,
-            tried: &tried,
-            can_replay: upload.can_restart(),
-            left: way.deadline.left(now),
-            retry_after: answer.and_then(|headers| retry_after(headers, SystemTime::now)),
-        };
-        let decision = way.decide(worker, outcome, progress, now);
-        if let Decision::GiveUp(reason) = decision {
-            record.on_give_up(reason);
-        }
-        match (result, decision) {
-            (result, Decision::Retry { after }) => {
-                match result {
-                    Ok((stream, answer)) => {
-                        // It must not go on there while we wait.
-                        drop(stream);
-                        match refusal(&answer) {
-                            Some(reason) => record.on_retry(Failure::Unprocessed(reason)),
-                            None => record.on_retry_of_answer(answer.status),
-                        }
-                    }
-                    Err(failure) => record.on_retry(failure),
-                }
-                drop(in_flight);
+        match way.decide(worker, &mut sent, &head.method, &mut tried, &upload) {
+            Decision::Retry { after } => {
+                sent.take_back(&mut record);
                 sleep(after).await;
                 upload.restart();
             }
-            (Ok((stream, answer)), Decision::GiveUp(_)) => {
-                if let Some(reason) = refusal(&answer) {
-                    let failure = Failure::Unprocessed(reason);
-                    return Err(Refused { failure, record });
-                }
-                record.on_answer(answer.status, Some(in_flight), upload.sent());
-                record.on_fields(&answer.headers);
-                return Ok(respond_with(&way, stream, answer, upload, record).await);
+            Decision::GiveUp(reason) => {
+                record.on_give_up(reason);
+                return conclude(&way, sent, upload, record).await;
             }
-            (Err(failure), Decision::GiveUp(_)) => return Err(Refused { failure, record }),
         }
     }
+}
+
+/// What the last try came to is what the caller gets.
+async fn conclude(
+    way: &Way,
+    sent: Sent,
+    upload: Upload,
+    mut record: Record,
+) -> Result<Response<ResponseBody>, Refused> {
+    let failure = match sent.result {
+        Err(failure) => failure,
+        Ok((stream, answer)) => match refusal(&answer) {
+            None => {
+                record.on_answer(answer.status, Some(sent.in_flight), upload.sent());
+                record.on_fields(&answer.headers);
+                return Ok(respond_with(way, stream, answer, upload, record).await);
+            }
+            Some(reason) => Failure::Unprocessed(reason),
+        },
+    };
+    Err(Refused { failure, record })
 }
 
 async fn respond_with(

@@ -15,7 +15,7 @@ use crate::{
     balance::Pick,
     forward::attempt::{CONNECT, Patience, attempt},
     respond::{Failure, Late},
-    snapshot::{Backend, Reach},
+    snapshot::Backend,
     upload::{Upload, Whole},
     worker::Worker,
 };
@@ -79,9 +79,6 @@ async fn copy(
         })?
         .endpoint
         .clone();
-    let Reach::Mesh(peer) = &endpoint.reach else {
-        return Err(Failure::Unsupported("a copy to an endpoint without a sidecar"));
-    };
     let _in_flight = endpoint.load.begin();
     head.headers.insert(fields::WEFT_PORT, endpoint.port.into());
     let patience = Patience {
@@ -89,7 +86,7 @@ async fn copy(
         answer: Some((deadline, Late::Request)),
         elsewhere: false,
     };
-    let (stream, _) = attempt(worker, peer, &head, &mut upload, &mut None, patience).await?;
+    let (stream, _) = attempt(worker, &endpoint, &head, &mut upload, &mut None, patience).await?;
     timeout_at(deadline, drain(stream, upload))
         .await
         .unwrap_or(Err(Failure::TimedOut(Late::Request)))

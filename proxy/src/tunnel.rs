@@ -274,7 +274,7 @@ async fn open_stream_to(
             left: way.deadline.left(now),
             retry_after: None,
         };
-        match way.decide(worker, outcome, progress, now) {
+        match way.decide_from(worker, outcome, &progress, now) {
             Decision::GiveUp(_) => return Err(failure),
             Decision::Retry { after } => {
                 record.on_retry(failure);
@@ -297,16 +297,14 @@ async fn try_endpoint(
     record: &mut Record,
     head: RequestHead,
 ) -> Result<Sent, Failure> {
-    let peer = match &endpoint.reach {
-        Reach::Mesh(peer) => peer,
-        Reach::Plain(address) => {
-            record.set_plaintext();
-            let stream = worker.outside_connector.connect(*address).await;
-            return stream.map(Sent::Plain).map_err(Failure::Application);
-        }
-    };
+    if let Reach::Plain(address) = endpoint.reach {
+        record.set_plaintext();
+        let stream = worker.outside_connector.connect(address).await;
+        return stream.map(Sent::Plain).map_err(Failure::Application);
+    }
+    let mut upload = Upload::open();
     let (stream, answer) =
-        attempt::attempt(worker, peer, &head, &mut Upload::open(), &mut None, patience).await?;
+        attempt::attempt(worker, endpoint, &head, &mut upload, &mut None, patience).await?;
     match refusal(&answer) {
         Some(reason) => Err(Failure::Unprocessed(reason)),
         None => Ok(Sent::Mesh(Box::new(stream), answer)),

@@ -17,6 +17,7 @@ use weft_transport::{
 use crate::{
     local::body::Continue,
     respond::{Failure, Late},
+    snapshot::{Endpoint, Reach},
     upload::{Upload, UploadError},
     worker::Worker,
 };
@@ -36,18 +37,22 @@ pub(crate) struct Patience {
     pub(crate) elsewhere: bool,
 }
 
-/// Sends the request on a stream to `peer` and waits for the head of the answer; the content goes along.
+/// Sends the request on a stream to the sidecar of an endpoint and waits for the head of the answer; the content goes
+/// along.
 ///
 /// # Errors
-/// There is no answer. What was sent is taken back.
+/// There is no answer. What was sent is taken back. An endpoint without a sidecar is no place for it.
 pub(crate) async fn attempt(
     worker: &Worker,
-    peer: &PeerKey,
+    endpoint: &Endpoint,
     head: &RequestHead,
     upload: &mut Upload,
     expects: &mut Option<Continue>,
     patience: Patience,
 ) -> Result<(RequestStream, ResponseHead), Failure> {
+    let Reach::Mesh(peer) = &endpoint.reach else {
+        return Err(Failure::Unsupported("this at an endpoint without a sidecar"));
+    };
     let mut stream = open(worker, peer, patience).await?;
     stream.queue_request(head)?;
     let mut timer = patience.answer.map(|(at, _)| Box::pin(sleep_until(at)));
@@ -113,11 +118,7 @@ fn poll_timer(
 ///
 /// # Errors
 /// There is none: the peer has seen nothing of the request.
-pub(crate) async fn open(
-    worker: &Worker,
-    peer: &PeerKey,
-    patience: Patience,
-) -> Result<RequestStream, Failure> {
+async fn open(worker: &Worker, peer: &PeerKey, patience: Patience) -> Result<RequestStream, Failure> {
     let mut stream = std::pin::pin!(worker.pool.stream(peer));
     // A warm peer has one at once: then no timer is made.
     if let Poll::Ready(stream) = poll_fn(|cx| Poll::Ready(stream.as_mut().poll(cx))).await {

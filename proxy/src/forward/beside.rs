@@ -9,14 +9,15 @@ use weft_transport::{
 };
 
 use super::{
-    attempt::{Patience, attempt},
+    attempt::{Patience, attempt, refusal},
     way::Way,
 };
 use crate::{
     hedge::{self, Try},
     respond::Failure,
     retry::{Outcome, Tried},
-    snapshot::{Endpoint, InFlight, Reach},
+    snapshot::{Endpoint, InFlight},
+    telemetry::Record,
     upload::{Upload, Whole},
     worker::Worker,
 };
@@ -26,6 +27,39 @@ pub(crate) struct Sent {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) in_flight: InFlight,
     pub(crate) result: Result<(RequestStream, ResponseHead), Failure>,
+}
+
+impl Sent {
+    pub(crate) fn new(
+        endpoint: Arc<Endpoint>,
+        in_flight: InFlight,
+        result: Result<(RequestStream, ResponseHead), Failure>,
+    ) -> Self {
+        Self {
+            endpoint,
+            in_flight,
+            result,
+        }
+    }
+
+    /// How it ended, as far as it matters for another one.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match &self.result {
+            Ok((_, answer)) => Outcome::of_answer(answer),
+            Err(failure) => Outcome::from(failure),
+        }
+    }
+
+    /// It is followed by another one: it goes on nowhere, and takes up no room there.
+    pub(crate) fn take_back(self, record: &mut Record) {
+        match self.result {
+            Ok((_, answer)) => match refusal(&answer) {
+                Some(reason) => record.on_retry(Failure::Unprocessed(reason)),
+                None => record.on_retry_of_answer(answer.status),
+            },
+            Err(failure) => record.on_retry(failure),
+        }
+    }
 }
 
 /// Sends the request to the first endpoint, and while that takes long to others beside it. All of its content is in
@@ -70,15 +104,6 @@ async fn one(
     mut upload: Upload,
     patience: Patience,
 ) -> Sent {
-    let result = match &endpoint.reach {
-        Reach::Mesh(peer) => attempt(worker, peer, &head, &mut upload, &mut None, patience).await,
-        Reach::Plain(_) => Err(Failure::Unsupported(
-            "a try beside another at an endpoint without a sidecar",
-        )),
-    };
-    Sent {
-        endpoint,
-        in_flight,
-        result,
-    }
+    let result = attempt(worker, &endpoint, &head, &mut upload, &mut None, patience).await;
+    Sent::new(endpoint, in_flight, result)
 }

@@ -1,7 +1,12 @@
 //! From what was called to where one request goes: the rule that it matches, what that does to it, and what the policy
 //! there says. Found once; all tries of the request share it.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use http::{HeaderMap, HeaderValue, Method, request::Parts};
 use weft_proto::model::policy::{Hedging, RateScope};
@@ -16,7 +21,7 @@ use crate::{
     local::target::Target,
     mirror, outlier,
     respond::{Failure, Late, Limit, is_grpc},
-    retry::{self, Decision, Outcome, Progress, Tried},
+    retry::{self, Decision, GiveUp, Outcome, Progress, Tried, retry_after},
     route::{Asked, Destination, Filters, Origin, Redirected, Rule, Unresolved},
     snapshot::{Backend, Endpoint, Frontend, InFlight},
     telemetry::Record,
@@ -256,17 +261,44 @@ impl Way {
         self.backend.policy.balancer.on_result(in_flight, result, now);
     }
 
-    /// Whether the request is sent again.
+    /// Whether the request is sent again, after what a try came to.
     pub(crate) fn decide(
         &self,
         worker: &Worker,
+        sent: &mut Sent,
+        method: &Method,
+        tried: &mut Tried,
+        upload: &Upload,
+    ) -> Decision {
+        let (now, outcome) = (Instant::now(), sent.outcome());
+        self.on_outcome(&mut sent.in_flight, outcome, now);
+        // Nearly all are good, and cost nothing more.
+        if !self.retry().is_worth(outcome) {
+            return Decision::GiveUp(GiveUp::Final);
+        }
+        tried.add(&sent.endpoint, outcome);
+        let answer = sent.result.as_ref().ok().map(|(_, answer)| &answer.headers);
+        let progress = Progress {
+            method,
+            tried,
+            can_replay: upload.can_restart(),
+            left: self.deadline.left(now),
+            retry_after: answer.and_then(|headers| retry_after(headers, SystemTime::now)),
+        };
+        self.decide_from(worker, outcome, &progress, now)
+    }
+
+    /// The same, of what is known already.
+    pub(crate) fn decide_from(
+        &self,
+        worker: &Worker,
         outcome: Outcome,
-        progress: Progress<'_>,
+        progress: &Progress<'_>,
         now: Instant,
     ) -> Decision {
         let policy = self.retry();
         let withdraw = || policy.withdraw(&self.backend.policy.facts.budget, now);
-        retry::decide(policy, outcome, &progress, withdraw, &mut *worker.rng())
+        retry::decide(policy, outcome, progress, withdraw, &mut *worker.rng())
     }
 
     /// What is sent in tries beside each other, if it may be.
@@ -278,10 +310,7 @@ impl Way {
 
     /// Whether what came of a try is what the caller gets, rather than that of another one.
     pub(crate) fn is_good(&self, sent: &Sent) -> bool {
-        match &sent.result {
-            Ok((_, answer)) => !self.retry().is_worth(Outcome::of_answer(answer)),
-            Err(_) => false,
-        }
+        sent.result.is_ok() && !self.retry().is_worth(sent.outcome())
     }
 
     /// Sends the copies that routes ask for, once, when the content is here.
