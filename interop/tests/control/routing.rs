@@ -217,7 +217,7 @@ fn success(outcome: &Outcome) -> f64 {
 #[test]
 fn a_split_is_what_it_says() {
     let (requests, rate, tolerance) = match is_full() {
-        true => (100_000, 1_000, 0.5),
+        true => (100_000, 500, 0.5),
         false => (5_000, 500, 2.0),
     };
     let shop = Shop::open(&["v1", "v2"]);
