@@ -206,34 +206,38 @@ impl Case<'_> {
             return Outcome::Redirect(redirected);
         }
         let total: u64 = rule.destinations.iter().map(|one| u64::from(one.weight)).sum();
-        let mut alive = Vec::new();
-        let mut dead = Vec::new();
+        let (mut alive, mut dead, mut away) = (Vec::new(), Vec::new(), Vec::new());
         let mut shown = Vec::new();
         for destination in &rule.destinations {
             let share = f64::from(destination.weight) * 100.0 / total.max(1) as f64;
-            match &destination.backend {
-                Ok(backend) => {
+            let redirected = way::redirect(&destination.filters, frontend, self.target, found.prefix);
+            match (&destination.backend, redirected) {
+                (_, Some(redirected)) => {
+                    shown.push(show::redirected(destination, share, &redirected));
+                    away.extend((destination.weight > 0).then_some(redirected));
+                }
+                (Ok(backend), None) => {
                     let headers = self.changed_headers(rule, destination);
                     let reached = Reached::new(backend, &destination.buckets, &headers, self.now);
                     shown.push(reached.show(Some((destination, share))));
-                    if destination.weight > 0 {
-                        alive.push(reached);
-                    }
+                    alive.extend((destination.weight > 0).then_some(reached));
                 }
-                Err(unresolved) => {
+                (Err(unresolved), None) => {
                     let failure = way::dead(rule, unresolved);
                     shown.push(show::unresolved(destination, share, &failure));
-                    if destination.weight > 0 {
-                        dead.push(failure);
-                    }
+                    dead.extend((destination.weight > 0).then_some(failure));
                 }
             }
         }
         page["backends"] = shown.into();
-        if alive.is_empty() {
-            return Outcome::Answer(dead.into_iter().next().unwrap_or_else(|| way::no_backend(rule)));
+        let outcome = match alive.is_empty() {
+            true => Outcome::Answer(dead.into_iter().next().unwrap_or_else(|| way::no_backend(rule))),
+            false => self.at_backends(alive, page),
+        };
+        match (outcome, away.into_iter().next()) {
+            (Outcome::Answer(_), Some(redirected)) => Outcome::Redirect(redirected),
+            (outcome, _) => outcome,
         }
-        self.at_backends(alive, page)
     }
 
     /// The fields with which the request would arrive there: a policy looks at those.

@@ -8,7 +8,7 @@ use crate::{
     balance::{Eligibility, Standing},
     local::target::Target,
     respond::Failure,
-    route::{Considered, Destination, Mismatch, Rule},
+    route::{Considered, Destination, Mismatch, Redirected, Rule},
     snapshot::Reach,
 };
 
@@ -87,6 +87,20 @@ pub(super) fn route(rule: &Rule) -> Value {
             "backendRequestMs": rule.backend_timeout.map(millis),
         },
         "retry": rule.retry.as_ref().map(policy::route_retry),
+    })
+}
+
+/// A place whose share of the requests is sent elsewhere by their caller.
+pub(super) fn redirected(destination: &Destination, share: f64, redirected: &Redirected) -> Value {
+    json!({
+        "service": destination.target.service.to_string(),
+        "port": destination.target.port,
+        "weight": destination.weight,
+        "share": share,
+        "redirect": {
+            "status": redirected.status.as_u16(),
+            "location": String::from_utf8_lossy(redirected.location.as_bytes()),
+        },
     })
 }
 

@@ -163,6 +163,10 @@ fn routed() -> String {
     - {name: v2, port: 80, weight: 10}
     - {name: gone, port: 80, weight: 1}
     - {name: idle, port: 80, weight: 0}
+  - matches: [{path: {type: Exact, value: /half}}]
+    backendRefs:
+    - {name: v1, port: 80}
+    - {name: v2, port: 80, filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]}
   - matches: [{path: {type: Exact, value: /gone}}]
     backendRefs: [{name: gone, port: 80}]
 ";
@@ -199,7 +203,8 @@ fn rules_are_considered_in_their_order_and_each_says_why_not() {
     assert_eq!(
         explained["considered"],
         json!([
-            rule("3", "path /gone", Some("the path is another one")),
+            rule("3", "path /half", Some("the path is another one")),
+            rule("4", "path /gone", Some("the path is another one")),
             rule("2", "path prefix /shop, method GET", None),
             rule("1", "path prefix /old", Some("the path is another one")),
             rule(
@@ -244,13 +249,13 @@ fn rules_are_considered_in_their_order_and_each_says_why_not() {
 fn a_rule_that_is_passed_by_is_not_taken_twice() {
     let sidecar = Sidecar::new(&routed(), &[]);
     let explained = sidecar.explain("GET", "http://catalog/shop/x", &["x-tester: yes"]);
-    assert_eq!(explained["considered"][1]["matched"], true);
+    assert_eq!(explained["considered"][2]["matched"], true);
     assert_eq!(
-        explained["considered"][3]["because"],
+        explained["considered"][4]["because"],
         "a rule before it has the request"
     );
     let explained = sidecar.explain("POST", "http://catalog/shop/x", &["x-tester: yes"]);
-    assert_eq!(explained["considered"][1]["because"], "the method is another one");
+    assert_eq!(explained["considered"][2]["because"], "the method is another one");
     assert_eq!(explained["route"]["rule"], "testers");
     assert_eq!(explained["backends"][0]["service"], "shop/v2");
 }
@@ -260,7 +265,7 @@ fn what_routes_answer_themselves() {
     let sidecar = Sidecar::new(&routed(), &[]);
     let explained = sidecar.get("http://catalog/none");
     assert_eq!(outcome(&explained), ("answer", 404, "no_matching_route"));
-    assert_eq!(explained["considered"][3]["because"], "header x-tester is absent");
+    assert_eq!(explained["considered"][4]["because"], "header x-tester is absent");
     assert!(explained.get("route").is_none());
     let explained = sidecar.get("http://catalog/old/x?a=b");
     assert_eq!(
@@ -269,6 +274,18 @@ fn what_routes_answer_themselves() {
     );
     let explained = sidecar.get("http://catalog/gone");
     assert_eq!(outcome(&explained), ("answer", 500, "backend_not_found"));
+    let explained = sidecar.get("http://catalog/half");
+    assert_eq!(explained["outcome"], json!({"decision": "forward"}));
+    assert_eq!(
+        explained["backends"][1],
+        json!({
+            "service": "shop/v2",
+            "port": 80,
+            "weight": 1,
+            "share": 50.0,
+            "redirect": {"status": 302, "location": "http://catalog:81/half"},
+        })
+    );
     // Routes of a service are not asked again behind a backend, nor for one of its workloads.
     assert_eq!(
         outcome(&sidecar.get("http://10.0.0.1:8080/none")),

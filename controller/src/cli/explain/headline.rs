@@ -66,13 +66,24 @@ fn backends(answer: &Value) -> String {
     let used: Vec<&Value> = all.filter(|backend| share(backend) > 0.0).collect();
     let is_dead = |backend: &&&Value| backend.get("error").is_some_and(|error| !error.is_null());
     let mut places: Vec<String> = Vec::new();
-    for backend in used.iter().filter(|backend| !is_dead(backend)) {
+    let is_away = |backend: &&&Value| backend.get("redirect").is_some_and(|to| !to.is_null());
+    let goes = |backend: &&&Value| !is_dead(backend) && !is_away(backend);
+    for backend in used.iter().filter(goes) {
         let port = backend.get("port").and_then(Value::as_u64);
         let place = place(&text(backend.get("service")), port);
         places.push(match used.len() {
             1 => place,
             _ => format!("{place} ({})", percent(share(backend))),
         });
+    }
+    for backend in used.iter().filter(is_away) {
+        let at = |name: &str| text(backend.pointer(&format!("/redirect/{name}")));
+        let share = percent(share(backend));
+        places.push(format!(
+            "is redirected, {} to {} ({share})",
+            at("status"),
+            at("location")
+        ));
     }
     for backend in used.iter().filter(is_dead) {
         let error = |name: &str| text(backend.pointer(&format!("/error/{name}")));

@@ -127,6 +127,11 @@ fn backend(backend: &Value, screen: &mut Screen) -> Result<(), Failure> {
         let said = screen.paint(Colour::Red, &clean(&said)).into_owned();
         screen.line(format_args!("  {said}"))?;
     }
+    if let Some(redirect) = backend.get("redirect").filter(|redirect| !redirect.is_null()) {
+        let [status, location] = ["status", "location"].map(|name| text(redirect.get(name)));
+        let said = format!("redirected, {status} to {location}");
+        screen.line(format_args!("  {}", clean(&said)))?;
+    }
     for filter in list(backend.get("filters")) {
         screen.line(format_args!("  {}", clean(&text(Some(filter)))))?;
     }

@@ -152,6 +152,15 @@ async fn the_first_line_says_it_and_the_exit_code_too() {
             {"service": "shop/idle", "port": 80, "weight": 0, "share": 0.0},
         ],
     }));
+    let half_away = asked(json!({
+        "outcome": {"decision": "forward"},
+        "route": {"route": "HTTPRoute shop/catalog", "rule": "0"},
+        "backends": [
+            {"service": "shop/away", "port": 80, "weight": 1, "share": 50.0,
+             "redirect": {"status": 302, "location": "http://new/"}},
+            {"service": "shop/catalog", "port": 80, "weight": 1, "share": 50.0},
+        ],
+    }));
     for (answer, line, code) in [
         (
             redirected,
@@ -185,6 +194,12 @@ async fn the_first_line_says_it_and_the_exit_code_too() {
             half_dead,
             "http://catalog/x from shop/frontend-0 goes to shop/catalog (66.7%) or is answered 500 \
              backend_not_found (33.3%) by HTTPRoute shop/catalog, rule 0",
+            0,
+        ),
+        (
+            half_away,
+            "http://catalog/x from shop/frontend-0 goes to shop/catalog (50%) or is redirected, 302 to http://new/ (50%) by \
+             HTTPRoute shop/catalog, rule 0",
             0,
         ),
     ] {
