@@ -44,7 +44,7 @@ pub(crate) struct ExplainArgs {
     /// Such as GET
     #[arg(value_name = "METHOD", value_parser = head::method)]
     method: Method,
-    /// As the application would call it: http://HOST[:PORT]/PATH?QUERY
+    /// As the application would call it, with scheme, host, path and query
     #[arg(value_name = "URL", value_parser = url)]
     url: String,
     /// A field of the head, as NAME:VALUE; several times for several
