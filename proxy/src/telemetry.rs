@@ -431,7 +431,21 @@ pub(crate) struct WorkerSink {
     routes: RefCell<Routes>,
 }
 
-type Routes = FxHashMap<Series, Rc<RouteMetrics>>;
+/// A series is held beside its metrics: as long as it is, no other name has the address of one of its names.
+type Routes = FxHashMap<Key, (Series, Rc<RouteMetrics>)>;
+
+/// A [`Series`] by where its names are, which costs less than to read them. Names of another snapshot are others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    direction: Direction,
+    /// 0: there is none.
+    names: [usize; 3],
+    version: usize,
+}
+
+fn address(name: &Arc<str>) -> usize {
+    Arc::as_ptr(name).addr()
+}
 
 /// Series whose metrics a worker keeps at hand.
 const MAX_ROUTES: usize = 4_096;
@@ -457,32 +471,37 @@ impl WorkerSink {
     }
 
     fn route(&self, event: &Event) -> Rc<RouteMetrics> {
-        let service = match (event.direction, &event.service) {
-            (Direction::Inbound, _) => self.workload.clone(),
-            (Direction::Outbound, Some(service)) => service.clone(),
-            (Direction::Outbound, None) => NOWHERE.into(),
-        };
         let version = event
             .endpoint
             .as_ref()
-            .and_then(|endpoint| endpoint.version.clone());
-        let series = Series {
+            .and_then(|endpoint| endpoint.version.as_ref());
+        let key = Key {
             direction: event.direction,
-            service,
-            route: event.route.clone(),
-            backend: event.backend.clone(),
-            version,
+            names: [&event.service, &event.route, &event.backend]
+                .map(|name| name.as_ref().map_or(0, address)),
+            version: version.map_or(0, address),
         };
-        if let Some(route) = self.routes.borrow().get(&series) {
+        if let Some((_, route)) = self.routes.borrow().get(&key) {
             return route.clone();
         }
+        let series = Series {
+            direction: event.direction,
+            service: match (event.direction, &event.service) {
+                (Direction::Inbound, _) => self.workload.clone(),
+                (Direction::Outbound, Some(service)) => service.clone(),
+                (Direction::Outbound, None) => NOWHERE.into(),
+            },
+            route: event.route.clone(),
+            backend: event.backend.clone(),
+            version: version.cloned(),
+        };
         let route = Rc::new(self.metrics.route(&series));
         let mut routes = self.routes.borrow_mut();
         if routes.len() >= MAX_ROUTES {
-            // Those of routes and versions that are gone are among them.
+            // Those of snapshots that are gone are among them.
             routes.clear();
         }
-        routes.insert(series, route.clone());
+        routes.insert(key, (series, route.clone()));
         route
     }
 
