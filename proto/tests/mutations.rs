@@ -81,7 +81,7 @@ fn traffic_policy() -> Value {
                 "algorithm": "ConsistentHash", "consistentHash": {"header": "x-a"}, "slowStart": "30s",
                 "locality": {"mode": "Prefer", "overflow": 70}, "subset": {"matchLabels": {"version": "v1"}}},
             "retries": {
-                "attempts": 2, "on": ["ConnectFailure", "ServerError"], "codes": [429], "grpcStatus": ["unavailable", 8],
+                "attempts": 2, "retryOn": ["ConnectFailure", "ServerError"], "codes": [429], "grpcStatus": ["unavailable", 8],
                 "nonIdempotent": true, "perTryTimeout": "1s", "backoff": {"base": "25ms", "max": "1s"},
                 "budget": {"percent": 20, "minPerSecond": 3}, "replayBytes": 1024, "hedging": {"after": "1s", "max": 2}},
             "limits": {

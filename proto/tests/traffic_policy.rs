@@ -107,7 +107,7 @@ fn what_is_left_out_has_the_default_of_its_section() {
     assert_eq!(all.outlier_ejection, Some(OutlierEjection::default()));
     assert_eq!(all.timeouts, Some(Timeouts::default()));
     assert_eq!(all.faults, Some(Vec::new()));
-    let nothing = sections("retries: {on: []}").retries.unwrap().on;
+    let nothing = sections("retries: {retryOn: []}").retries.unwrap().on;
     assert!(!(nothing.connect_failure || nothing.reset || nothing.gateway_error || nothing.server_error));
     let rate = sections("limits: {rates: [{requests: 7, per: 1m}]}")
         .limits
@@ -209,7 +209,10 @@ fn retries() {
             "attempts: 11",
             "attempts: 11 is not a number of tries after the first (0 to 10)",
         ),
-        ("on: [Reset, Reset]", "on[1]: Reset is in the list already"),
+        (
+            "retryOn: [Reset, Reset]",
+            "retryOn[1]: Reset is in the list already",
+        ),
         (
             "codes: [399]",
             "codes[0]: 399 is not a status of an error (400 to 599)",
@@ -421,7 +424,7 @@ prop_compose! {
         hedging in maybe(select(vec![json!({"after": "1s"}), json!({"after": "1ms", "max": 3})])),
     ) -> Value {
         json!({
-            "attempts": attempts, "on": on, "codes": codes, "grpcStatus": grpc, "nonIdempotent": is_post,
+            "attempts": attempts, "retryOn": on, "codes": codes, "grpcStatus": grpc, "nonIdempotent": is_post,
             "perTryTimeout": per_try, "backoff": backoff, "budget": {"percent": percent, "minPerSecond": floor},
             "replayBytes": replay, "hedging": hedging,
         })

@@ -216,7 +216,7 @@ kind: TrafficPolicy
 metadata: {{name: {SERVICE_HOST}, namespace: default}}
 spec:
   targetRefs: [{{group: \"\", kind: Service, name: {SERVICE_HOST}}}]
-  retries: {{on: [ConnectFailure, Reset, GatewayError], attempts: 2, budget: {{percent: 20, minPerSecond: 3}}}}
+  retries: {{retryOn: [ConnectFailure, Reset, GatewayError], attempts: 2, budget: {{percent: 20, minPerSecond: 3}}}}
   limits:
     requests: 10000
     queue: {{length: 1000, timeout: 1s}}

@@ -177,7 +177,7 @@ fn policy(services: &[&str], more: &str) -> String {
     format!(
         "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: web}}\nspec:\n  \
          targetRefs: [{}]\n  \
-         retries: {{on: [ConnectFailure, Reset, GatewayError], attempts: {ATTEMPTS}, perTryTimeout: 500ms}}\n  \
+         retries: {{retryOn: [ConnectFailure, Reset, GatewayError], attempts: {ATTEMPTS}, perTryTimeout: 500ms}}\n  \
          outlierEjection: {{consecutiveFailures: 5, time: {{base: 3s, max: 30s}}, maxPercent: 50}}\n{more}",
         targets.join(", ")
     )

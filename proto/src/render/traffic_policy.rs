@@ -90,7 +90,7 @@ fn load_balancing(section: &LoadBalancing) -> Value {
 fn retries(section: &Retries) -> Value {
     let mut fields = Fields::default();
     fields.put("attempts", section.attempts);
-    fields.put("on", causes(section.on));
+    fields.put("retryOn", causes(section.on));
     fields.list_if("codes", list(&section.codes, |code| Value::from(*code)));
     fields.list_if("grpcStatus", list(&section.grpc, |status| Value::from(*status)));
     fields.put("nonIdempotent", section.non_idempotent);

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     rc::Rc,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderMap, HeaderValue, Method, request::Parts};
@@ -357,7 +357,7 @@ impl Way {
         if !policy.faults.is_empty() {
             let fault = fault::inject(&policy.faults, headers, &mut *worker.rng());
             if let Some(delay) = fault.delay {
-                Box::pin(tokio::time::sleep(delay)).await;
+                Box::pin(self.delay(delay)).await?;
             }
             if let Some(abort) = fault.abort {
                 return Err(Failure::fault(abort));
@@ -370,6 +370,19 @@ impl Way {
         let buckets = destination.map_or(&policy.facts.unrouted, |destination| &destination.buckets);
         let taken = buckets.take(record.started(), &policy.limits.rates, RateScope::Route);
         taken.map_err(|after| Failure::Limit(Limit::Rate { after }))
+    }
+
+    /// The wait of a fault, which takes from the time of the request.
+    async fn delay(&self, delay: Duration) -> Result<(), Failure> {
+        let left = self.deadline.left(Instant::now());
+        match left.filter(|left| *left < delay) {
+            None => tokio::time::sleep(delay).await,
+            Some(left) => {
+                tokio::time::sleep(left).await;
+                return Err(Failure::TimedOut(Late::Request));
+            }
+        }
+        Ok(())
     }
 
     /// Room under the limit of requests in flight.

@@ -85,7 +85,7 @@ fn reason(answer: &Answer) -> (u16, Option<&str>) {
 
 #[tokio::test]
 async fn a_bad_answer_is_retried_elsewhere_for_what_may_be_done_twice_and_for_nothing_else() {
-    let spec = "loadBalancing: {algorithm: RoundRobin}, retries: {on: [GatewayError], attempts: 2, backoff: {base: 1ms, max: 1ms}, budget: {minPerSecond: 1000}}, outlierEjection: {consecutiveFailures: 0}";
+    let spec = "loadBalancing: {algorithm: RoundRobin}, retries: {retryOn: [GatewayError], attempts: 2, backoff: {base: 1ms, max: 1ms}, budget: {minPerSecond: 1000}}, outlierEjection: {consecutiveFailures: 0}";
     let replicas = Replicas::start(2, spec).await;
     replicas.applications[0].will(Does::Answer(503));
     let mut refused = 0;
@@ -105,7 +105,7 @@ async fn a_bad_answer_is_retried_elsewhere_for_what_may_be_done_twice_and_for_no
 
 #[tokio::test]
 async fn a_request_comes_as_often_as_attempts_allow_and_then_the_answer_is_passed_on() {
-    let spec = "retries: {on: [ServerError], attempts: 3, backoff: {base: 1ms, max: 1ms}, budget: {minPerSecond: 1000}}";
+    let spec = "retries: {retryOn: [ServerError], attempts: 3, backoff: {base: 1ms, max: 1ms}, budget: {minPerSecond: 1000}}";
     let mut replicas = Replicas::start(1, spec).await;
     replicas.applications[0].will(Does::Answer(500));
     let answer = replicas.send(Method::GET, "a").await;
@@ -127,7 +127,7 @@ async fn a_request_comes_as_often_as_attempts_allow_and_then_the_answer_is_passe
 
 #[tokio::test]
 async fn a_budget_keeps_an_outage_from_growing() {
-    let spec = "retries: {on: [GatewayError], attempts: 5, backoff: {base: 1ms, max: 1ms}, budget: {percent: 20, minPerSecond: 1}}";
+    let spec = "retries: {retryOn: [GatewayError], attempts: 5, backoff: {base: 1ms, max: 1ms}, budget: {percent: 20, minPerSecond: 1}}";
     let replicas = Replicas::start(3, spec).await;
     for application in &replicas.applications {
         application.will(Does::Answer(503));
@@ -213,7 +213,7 @@ async fn a_request_ends_at_its_deadline_and_the_next_hop_knows_it() {
 
 #[tokio::test]
 async fn a_replica_that_fails_is_ejected_and_comes_back_when_it_is_well() {
-    let spec = "retries: {on: [GatewayError], attempts: 2, backoff: {base: 1ms, max: 1ms}}, outlierEjection: {consecutiveFailures: 3, time: {base: 1s, max: 1s}}";
+    let spec = "loadBalancing: {algorithm: RoundRobin}, retries: {retryOn: [GatewayError], attempts: 2, backoff: {base: 1ms, max: 1ms}}, outlierEjection: {consecutiveFailures: 3, time: {base: 1s, max: 1s}}";
     let mut replicas = Replicas::start(3, spec).await;
     replicas.applications[0].will(Does::Answer(503));
     let ejected = async |replicas: &mut Replicas| {
@@ -279,7 +279,7 @@ async fn beyond_a_limit_the_answer_is_at_once_and_says_so() {
 
 #[tokio::test]
 async fn a_caller_gets_so_many_requests_a_time_and_is_told_when_the_next_may_come() {
-    let spec = "limits: {rates: [{requests: 2, per: 1h, by: Caller}]}, retries: {on: [ServerError], codes: [429], attempts: 3}";
+    let spec = "limits: {rates: [{requests: 2, per: 1h, by: Caller}]}, retries: {retryOn: [ServerError], codes: [429], attempts: 3}";
     let mut replicas = Replicas::start(1, spec).await;
     for _ in 0..2 {
         assert_eq!(replicas.get().await.status, StatusCode::OK);
@@ -303,7 +303,7 @@ async fn a_caller_gets_so_many_requests_a_time_and_is_told_when_the_next_may_com
 
 #[tokio::test]
 async fn faults_are_made_for_whoever_asks_for_them() {
-    let spec = "faults: [{headers: [{name: x-fault, value: abort}], abort: {status: 418, percent: 100}}, {headers: [{name: x-fault, value: delay}], delay: {duration: 300ms, percent: 100}}]";
+    let spec = "faults: [{headers: [{name: x-fault, value: abort}], abort: {status: 418, percent: 100}}, {headers: [{name: x-fault, value: delay}], delay: {duration: 300ms, percent: 100}}, {headers: [{name: x-fault, value: late}], delay: {duration: 1h, percent: 100}}], timeouts: {request: 5s}";
     let replicas = Replicas::start(1, spec).await;
     let with = async |fault: &str| {
         let request = Request::get("/").header("host", "web").header("x-fault", fault);
@@ -318,6 +318,12 @@ async fn faults_are_made_for_whoever_asks_for_them() {
     assert_eq!(with("delay").await.status, StatusCode::OK);
     assert!(begun.elapsed() >= Duration::from_millis(300));
     assert_eq!(with("none").await.status, StatusCode::OK);
+    assert_eq!(reason(&with("late").await), (504, Some("request_timeout")));
+    assert_eq!(
+        replicas.applications[0].count(),
+        2,
+        "it took all the time that the request had"
+    );
 }
 
 #[tokio::test]

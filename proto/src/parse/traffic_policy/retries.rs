@@ -57,7 +57,7 @@ pub(super) fn retries(value: &Value<'_>, request: Option<Duration>) -> Option<Re
         let attempts = fields.optional("attempts", |value| {
             value.integer("a number of tries after the first", 0..=MAX_ATTEMPTS)
         });
-        let on = fields.optional("on", causes);
+        let on = fields.optional("retryOn", causes);
         let codes = fields.optional("codes", codes);
         let grpc = fields.optional("grpcStatus", |value| distinct(value, grpc_status));
         let non_idempotent = fields.optional("nonIdempotent", Value::boolean);
