@@ -23,6 +23,9 @@ use crate::outlier::{Health, Probe};
 /// After so long without an answer an estimate is down to 37 percent: long enough to span the pauses between the requests
 /// of a quiet service, short enough that an endpoint that has recovered is found out within a minute.
 const DECAY: Duration = Duration::from_secs(10);
+/// In microseconds. Differences below are those of schedulers and not of endpoints: to follow them would give one of
+/// several equal endpoints nearly everything, until its turn to be slow.
+const NOISE: f64 = 5_000.0;
 /// How much one failure adds to the share of failures, and one success takes from it.
 const FAILURE_STEP: f64 = 0.2;
 /// Below this, the share of failures is none.
@@ -150,7 +153,9 @@ impl Load {
 /// Whether `other` is the better of the two. One that was never measured counts as being as fast as the other.
 pub(super) fn is_lighter(other: &Load, than: &Load, now: u64) -> bool {
     match (other.micros(now), than.micros(now)) {
-        (Some(other_latency), Some(latency)) => other_latency * other.queue(now) < latency * than.queue(now),
+        (Some(other_latency), Some(latency)) => {
+            other_latency.max(NOISE) * other.queue(now) < latency.max(NOISE) * than.queue(now)
+        }
         _ => other.queue(now) < than.queue(now),
     }
 }
@@ -228,6 +233,18 @@ mod tests {
     fn is_about(load: &Load, now: u64, millis: f64) -> bool {
         let latency = load.latency(now).unwrap().as_secs_f64() * 1e3;
         (latency - millis).abs() < millis / 100.0
+    }
+
+    #[test]
+    fn what_schedulers_make_of_latencies_decides_nothing() {
+        let load = |latency: Duration| {
+            let load = Load::default();
+            load.on_success(latency, 1);
+            load
+        };
+        let (quick, other, slow) = (load(MS), load(4 * MS), load(20 * MS));
+        assert!(!is_lighter(&quick, &other, 1) && !is_lighter(&other, &quick, 1));
+        assert!(is_lighter(&other, &slow, 1) && !is_lighter(&slow, &other, 1));
     }
 
     #[test]

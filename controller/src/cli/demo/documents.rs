@@ -111,6 +111,7 @@ pub(super) fn policy(has_stable: bool) -> Document {
         text: format!(
             "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
              spec:\n  targetRefs:\n{targets}  \
+             loadBalancing: {{algorithm: RoundRobin}}\n  \
              retries: {{retryOn: [ConnectFailure, Reset, GatewayError], attempts: 2}}\n  \
              outlierEjection: {{consecutiveFailures: 5, time: {{base: 5s, max: 30s}}, maxPercent: 50}}\n"
         ),
