@@ -246,7 +246,8 @@ fn a_split_is_what_it_says() {
 fn a_replica_that_turns_bad_is_left_alone() {
     let requests = if is_full() { 10_000 } else { 1_000 };
     let shop = Shop::open(&["v1", "v1", "v1"]);
-    shop.apply(&policy(&["web"], ""));
+    // In turn: the better of two would leave the bad one alone before it has failed often enough to be ejected.
+    shop.apply(&policy(&["web"], "  loadBalancing: {algorithm: RoundRobin}\n"));
     let load = Load::start(shop.gets(200)).unwrap();
     wait_for_more(&load, 0, 200);
     for fault in ["kind=status&code=503", "kind=hang"] {
